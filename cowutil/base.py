@@ -1,0 +1,229 @@
+"""What the storage manager needs of an image format, as two abstract classes.
+
+`ImageFormat` is any format; `CowUtil` adds what only a copy-on-write format can do. A caller that
+needs a chain asks for a `CowUtil`, so no format ever answers "does not apply".
+
+Paths name a regular file or a block device. Nothing here follows a link from one image to another:
+a caller that means a chain passes all its members, leaf first, each with its format. So no image
+can make us open a file that its storage repository did not give us.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+
+if TYPE_CHECKING:  # numpy costs 100 ms to import, and the header of an image needs none of it
+    from sm.cowutil.extents import ExtentMap, Extents
+
+Progress = Callable[[int, int], None]
+"""Called now and then with (bytes done, bytes in all); may raise `Cancelled` to stop the work."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Ignore progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One member of a chain: where it is and how to read it."""
+
+    path: Path
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParentLink:
+    """The parent as an image names it: untrusted text, not followed.
+
+    `name` is a base name without folder; a link that is anything else is refused on reading.
+    `format` is None where the image does not say (VHD: a VHD or, with `raw`, a raw parent).
+    """
+
+    name: str
+    format: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What the headers of one image say. Sizes in bytes.
+
+    `virtual_size`: the disk as the guest sees it. `block_size`: unit of allocation.
+    `used_size`: up to where the file or volume is in use, so that a volume may be cut there;
+    None where only a scan of the tables can tell. `marks`: what its writer noted against it
+    (`dirty`, `corrupt`), empty when all is well.
+    """
+
+    path: Path
+    format: str
+    virtual_size: int
+    block_size: int
+    hidden: bool
+    parent: ParentLink | None
+    used_size: int | None = None
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLimits:
+    """Virtual sizes that a format can hold, in bytes; each is a multiple of `granularity`."""
+
+    minimum: int
+    maximum: int
+    granularity: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The verdict on one image: `corruptions` endanger data, `leaks` only waste space."""
+
+    path: Path
+    corruptions: tuple[str, ...] = ()
+    leaks: tuple[str, ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found, not even leaked space."""
+        return not self.corruptions and not self.leaks
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """How a child process ended."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str = field(repr=False)
+
+
+class ToolRunner(Protocol):
+    """Runs one external tool to its end; `sm.process` has the real one."""
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        accept: Collection[int] = (0,),
+        inspect: bool = False,
+        watch: Callable[[str], None] | None = None,
+    ) -> ToolResult:
+        """Run `argv` (no shell) for at most `timeout` seconds.
+
+        An exit code outside `accept` is an error. `inspect` applies the tight limits on CPU and
+        memory for tools that only look at an untrusted image. `watch` gets new standard output at
+        least five times a second (also when it is empty); when it raises, the tool is ended.
+        """
+
+
+class Layer(ABC):
+    """One image opened for reading the guest bytes that it holds itself; a context manager."""
+
+    virtual_size: int
+
+    @abstractmethod
+    def map(self) -> ExtentMap:
+        """Everything that this image holds, in guest order."""
+
+    @abstractmethod
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with guest bytes from `offset`; every one of them must be in the map."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ImageFormat(ABC):
+    """One image format. Every reading method leaves the file as it is, byte for byte."""
+
+    name: ClassVar[str]
+    limits: ClassVar[SizeLimits]
+
+    @abstractmethod
+    def info(self, path: Path) -> ImageInfo:
+        """Read the headers: a few small reads, no tables, no child process."""
+
+    @abstractmethod
+    def allocated_extents(self, path: Path) -> Extents:
+        """The guest bytes that this image holds itself, zeroes that hide a parent included."""
+
+    @abstractmethod
+    def allocated_size(self, path: Path) -> int:
+        """How many guest bytes this image holds itself; never too few."""
+
+    @abstractmethod
+    def open_layer(self, path: Path) -> Layer:
+        """Open for reading guest data, without its parents."""
+
+    @abstractmethod
+    def full_size(self, virtual_size: int) -> int:
+        """How large a volume must be for an image of `virtual_size` that is fully written."""
+
+    @abstractmethod
+    def create(self, path: Path, virtual_size: int) -> None:
+        """Make an empty image, durable on return; `path` is new, or a volume to overwrite."""
+
+    @abstractmethod
+    def resize(self, path: Path, virtual_size: int) -> None:
+        """Grow the disk; the new part reads as zero. Smaller is `SizeOutOfRange`."""
+
+    @abstractmethod
+    def check(self, path: Path) -> CheckReport:
+        """Examine all metadata without changing any."""
+
+    @abstractmethod
+    def repair(self, path: Path) -> CheckReport:
+        """Mend what can be mended without guessing at guest data; report what then remains."""
+
+
+class CowUtil(ImageFormat):
+    """A copy-on-write format: an image may hold only what differs from its parent."""
+
+    max_chain_length: ClassVar[int] = 30
+    parent_formats: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def snapshot(self, path: Path, parent: ImageRef, virtual_size: int) -> None:
+        """Make an empty child of `parent` at `path`, durable on return.
+
+        `parent` is in the same folder and is not changed. `virtual_size` is at least the parent's.
+        """
+
+    @abstractmethod
+    def set_parent(self, path: Path, parent: ImageRef) -> None:
+        """Name another parent, durably and in one atomic step. No guest data is moved."""
+
+    @abstractmethod
+    def set_hidden(self, path: Path, hidden: bool) -> None:
+        """Write the hidden mark, durably. Nobody else may have the image open for writing."""
+
+    @abstractmethod
+    def coalesce(
+        self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
+    ) -> int:
+        """Merge `chain[:into]` (uppermost first) into `chain[into]`, durable on return.
+
+        `chain` goes on down to the base. Each guest byte is written once, from the uppermost image
+        that holds it. The merged images are only read. The target grows to the size of `chain[0]`
+        first, if smaller. Stopping anywhere (kill included) leaves the disk seen through
+        `chain[0]` as it was, and the work may be repeated.
+
+        Returns how many guest bytes were copied.
+        """

@@ -1,0 +1,1 @@
+"""SR drivers: one file per storage type, and one line in `registry`."""

@@ -1,0 +1,120 @@
+"""Merging hidden images into the one below them, offline.
+
+States that a crash may leave, by the stage of the journal entry:
+
+`copy`    The target holds part of the data of the images above it, which still cover it.
+          Recovery mends the target and gives up; a later run repeats the copy.
+`relink`  The target holds everything. Some children sit on it already, others still on the images
+          that were merged; both read the same. Recovery goes on from here.
+"""
+
+from __future__ import annotations
+
+from sm.cowutil.base import ImageRef, Progress
+from sm.errors import RecordMissing, SmError
+from sm.gc import merge
+from sm.gc.merge import Done, Overtaken
+from sm.gc.planner import Coalesce
+from sm.journal import Entry
+from sm.publish import apply_update
+from sm.records import difference
+from sm.repository import Repository
+
+OPERATION = "coalesce"
+
+
+def coalesce(repository: Repository, action: Coalesce, progress: Progress) -> Done:
+    """Carry out one merge. Takes the SR lock by itself, but not for the copy.
+
+    Raises `Overtaken` when the images changed or are in use, `SrNoSpace` before anything is done.
+    """
+    top = action.images[0]
+    into = len(action.images)
+    with repository.locked(OPERATION):
+        forest = repository.scan().forest
+        chain = merge.chain_from(repository, forest, top)
+        merge.require_space(repository, chain, into)
+        entry = repository.journal.open(
+            OPERATION,
+            top,
+            "copy",
+            format=forest[top].format,
+            into=action.into,
+            images=[*action.images, action.into],
+        )
+        try:
+            merge.claim(repository, forest, action.into, action.images)
+        except Overtaken:
+            repository.journal.close(entry)
+            raise
+    try:
+        copied = merge.copy(repository, chain, into, progress)
+    except BaseException:
+        merge.abandon(repository, entry, chain[into])
+        raise
+    entry = repository.journal.advance(entry, "relink", copied=copied)
+    return finish(repository, entry)
+
+
+def finish(repository: Repository, entry: Entry) -> Done:
+    """From stage `relink` to the end; every step may be repeated."""
+    *merged, into = entry.data["images"]
+    with repository.locked(OPERATION):
+        _relink(repository, merged, into)
+        freed = remove_images(repository, merged)
+        merge.release(repository, entry)
+    return Done("coalesce", tuple(merged), into, None, entry.data["copied"], freed)
+
+
+def recover(repository: Repository, entry: Entry) -> None:
+    """Finish or give up an interrupted merge."""
+    if entry.stage == "relink":
+        finish(repository, entry)
+        return
+    image_format = entry.data["format"]
+    path = repository.store.path(entry.data["into"], image_format)
+    merge.abandon(repository, entry, ImageRef(path, image_format))
+
+
+def _relink(repository: Repository, merged: list[str], into: str) -> None:
+    """Set every image that sits on a merged one onto the target, and see that it took."""
+    forest = repository.scan().forest
+    target = repository.image(forest[into])
+    for node in forest:
+        if node.parent in merged and node.uuid not in merged:
+            repository.journal.observe(f"coalesce: relink {node.uuid}")
+            cow = repository.formats.cow(node.format)
+            cow.set_parent(repository.image(node).path, target)
+    forest = repository.scan().forest
+    left = [node.uuid for node in forest if node.parent in merged and node.uuid not in merged]
+    if left:
+        raise SmError(f"{', '.join(left)} still name a merged image as parent; nothing deleted")
+    records = repository.vdis()
+    for child in forest.children_of(into):
+        if child in records and child not in merged:
+            update = difference(forest[child], records[child])
+            if update is not None:
+                apply_update(repository.pool, update)
+
+
+def remove_images(repository: Repository, uuids: list[str]) -> int:
+    """Remove images that nothing else refers to, uppermost first, and forget their records.
+
+    Returns the bytes given back. What is gone already is passed over. Raises `SmError`, with
+    nothing removed, when an image that stays needs one that would go.
+    """
+    scan = repository.scan()
+    for node in scan.forest:
+        if node.parent in uuids and node.uuid not in uuids:
+            raise SmError(f"image {node.uuid} still needs {node.parent}; nothing was deleted")
+    freed = 0
+    for uuid in uuids:
+        if uuid in scan.forest:
+            repository.journal.observe(f"remove {uuid}")
+            freed += scan.volumes[uuid].used
+            repository.store.remove(uuid, scan.forest[uuid].format)
+        try:
+            repository.pool.forget_vdi(repository.pool.vdi_by_uuid(uuid).ref)
+        except RecordMissing:
+            continue
+    return freed

@@ -1,0 +1,124 @@
+"""Merging a leaf, and the hidden images below it, into one image that takes the leaf's place.
+
+Offline: the leaf is not active. States that a crash may leave, by the stage of the journal entry:
+
+`copy`    The target holds part of what is above it, which still covers it. Given up by recovery.
+`switch`  The target holds everything, and may already be visible or have the leaf's name. Recovery
+          finishes if the leaf is still as it was when it was copied; if something was written to it
+          since, the target is hidden again and the merge given up.
+
+The switch is one rename: before it the leaf's name means the old chain, after it the merged image.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from sm.cowutil.base import ImageRef, Progress
+from sm.gc import merge
+from sm.gc.coalesce import remove_images
+from sm.gc.merge import Done, Overtaken
+from sm.gc.planner import LeafCoalesce
+from sm.journal import Entry
+from sm.publish import apply_update
+from sm.records import difference
+from sm.repository import Repository
+
+OPERATION = "leaf-coalesce"
+
+
+def leaf_coalesce(repository: Repository, action: LeafCoalesce, progress: Progress) -> Done:
+    """Carry out one merge of a leaf. Takes the SR lock by itself, but not for the copy.
+
+    Raises `Overtaken` when the images changed or are in use, `SrNoSpace` before anything is done.
+    """
+    into = len(action.images) + 1
+    with repository.locked(OPERATION):
+        forest = repository.scan().forest
+        chain = merge.chain_from(repository, forest, action.leaf)
+        merge.require_space(repository, chain, into)
+        print_ = repository.store.fingerprint(action.leaf, forest[action.leaf].format)
+        entry = repository.journal.open(
+            OPERATION,
+            action.leaf,
+            "copy",
+            format=forest[action.leaf].format,
+            into=action.into,
+            images=[*action.images, action.into],
+            fingerprint=print_,
+        )
+        try:
+            merge.claim(repository, forest, action.into, [action.leaf, *action.images])
+        except Overtaken:
+            repository.journal.close(entry)
+            raise
+    try:
+        copied = merge.copy(repository, chain, into, progress)
+    except BaseException:
+        merge.abandon(repository, entry, chain[into])
+        raise
+    with repository.locked(OPERATION):
+        if _changed(repository, entry):
+            merge.abandon(repository, entry, chain[into])
+            raise Overtaken(f"VDI {action.leaf} changed while it was copied")
+        entry = repository.journal.advance(entry, "switch", copied=copied)
+        return _finish(repository, entry)
+
+
+def recover(repository: Repository, entry: Entry) -> None:
+    """Finish or give up an interrupted merge."""
+    target = _target(repository, entry)
+    if entry.stage == "copy":
+        merge.abandon(repository, entry, target)
+        return
+    with repository.locked(OPERATION):
+        if target.path.exists() and _changed(repository, entry):
+            repository.formats.cow(target.format).set_hidden(target.path, True)
+            merge.abandon(repository, entry, target)
+        else:
+            _finish(repository, entry)
+
+
+def _target(repository: Repository, entry: Entry) -> ImageRef:
+    image_format = entry.data["format"]
+    return ImageRef(repository.store.path(entry.data["into"], image_format), image_format)
+
+
+def _changed(repository: Repository, entry: Entry) -> bool:
+    """Whether the leaf was written to since the entry was made, or the images hang otherwise."""
+    run = [entry.key, *entry.data["images"]]
+    forest = repository.scan().forest
+    for upper, lower in pairwise(run):
+        if forest.children_of(lower) != (upper,):
+            return True
+    print_ = repository.store.fingerprint(entry.key, entry.data["format"])
+    return bool(forest.children_of(entry.key) or print_ != entry.data["fingerprint"])
+
+
+def _finish(repository: Repository, entry: Entry) -> Done:
+    """From stage `switch` to the end, SR lock held; every step may be repeated.
+
+    The target becomes visible before it gets the leaf's name: the other way round a crash between
+    would leave a disk that looks like garbage.
+    """
+    leaf, image_format = entry.key, entry.data["format"]
+    *merged, into = entry.data["images"]
+    target = _target(repository, entry)
+    freed = 0
+    if target.path.exists():
+        freed = repository.store.volume(leaf, image_format).used
+        repository.journal.observe("leaf-coalesce: unhide")
+        repository.formats.cow(image_format).set_hidden(target.path, False)
+        repository.journal.observe("leaf-coalesce: supersede")
+        repository.store.supersede(leaf, image_format, into)
+    freed += remove_images(repository, [*merged, into])
+    forest = repository.scan().forest
+    record = repository.vdis().get(leaf)
+    if record is not None:
+        update = difference(forest[leaf], record)
+        if update is not None:
+            apply_update(repository.pool, update)
+    merge.release(repository, entry)
+    return Done(
+        "leaf-coalesce", (*merged, into), None, leaf, int(entry.data.get("copied", 0)), freed
+    )

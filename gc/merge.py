@@ -1,0 +1,112 @@
+"""The part that both kinds of merge share: claim the images, copy, and prove the copy.
+
+Nothing here changes what any disk reads: the target is hidden and has one child, and whatever is
+copied into it is still covered by the images that it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sm import activation
+from sm.cowutil.base import ImageRef, Progress
+from sm.errors import SmError, SrNoSpace
+from sm.journal import Entry
+from sm.repository import Repository
+from sm.tree import Forest
+
+SPARE_BYTES = 4 << 20
+"""Kept free beyond what a merge is expected to take, for tables and for the file system."""
+
+
+class Overtaken(Exception):
+    """Somebody else changed or uses the images; the work is given up, to be planned again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One finished piece of work. `images` are the UUIDs that are gone. Sizes in bytes."""
+
+    action: str
+    images: tuple[str, ...]
+    into: str | None = None
+    leaf: str | None = None
+    bytes_copied: int = 0
+    bytes_freed: int = 0
+
+
+def claim(repository: Repository, forest: Forest, target: str, images: Sequence[str]) -> None:
+    """Publish that `images` are being merged into `target`, then look whether any is in use.
+
+    Raises `Overtaken` when a leaf above is active, with the claim withdrawn.
+    """
+    activation.publish_claim(repository, target, [target, *images])
+    records = repository.vdis()
+    for leaf in forest.leaves_above(target):
+        record = records.get(leaf.uuid)
+        if record is not None and repository.active_hosts(record):
+            activation.withdraw_claim(repository, target)
+            raise Overtaken(f"VDI {leaf.uuid} is active")
+
+
+def chain_from(repository: Repository, forest: Forest, top: str) -> list[ImageRef]:
+    """The images from `top` down to the base."""
+    return [repository.image(node) for node in forest.chain(top)]
+
+
+def bytes_to_copy(repository: Repository, chain: Sequence[ImageRef], into: int) -> int:
+    """How many guest bytes the images above `chain[into]` hold; each is copied once."""
+    first, *others = chain[:into]
+    held = repository.formats.get(first.format).allocated_extents(first.path)
+    for image in others:
+        held = held.union(repository.formats.get(image.format).allocated_extents(image.path))
+    return held.total
+
+
+def require_space(repository: Repository, chain: Sequence[ImageRef], into: int) -> None:
+    """Raise `SrNoSpace` unless the target can take what it does not hold yet."""
+    target = chain[into]
+    own = repository.formats.get(target.format).allocated_extents(target.path)
+    growth = 0
+    for image in chain[:into]:
+        held = repository.formats.get(image.format).allocated_extents(image.path)
+        growth += held.minus(own).total
+        own = own.union(held)
+    need = growth + growth // 512 + SPARE_BYTES
+    free = repository.store.space().free
+    if need > free:
+        raise SrNoSpace(f"merging into {target.path.name} needs {need} bytes, {free} are free")
+
+
+def copy(repository: Repository, chain: Sequence[ImageRef], into: int, progress: Progress) -> int:
+    """Copy, sync, and prove from the tables that the target now holds all that was above it."""
+    target = chain[into]
+    image_format = repository.formats.cow(target.format)
+    copied = image_format.coalesce(chain, into, progress)
+    holds = image_format.allocated_extents(target.path)
+    for image in chain[:into]:
+        held = repository.formats.get(image.format).allocated_extents(image.path)
+        if not holds.covers(held):
+            missing = held.minus(holds).total
+            raise SmError(
+                f"{target.path.name} lacks {missing} bytes of {image.path.name} after the merge;"
+                " nothing was deleted"
+            )
+    return copied
+
+
+def abandon(repository: Repository, entry: Entry, target: ImageRef) -> None:
+    """Give up a merge that has only copied.
+
+    The target is mended, because an interrupted tool may have left it with unused space.
+    """
+    if target.path.exists():
+        repository.formats.get(target.format).repair(target.path)
+    release(repository, entry)
+
+
+def release(repository: Repository, entry: Entry) -> None:
+    """Withdraw the claim, then end the entry: a claim never outlives its entry."""
+    activation.withdraw_claim(repository, entry.data["into"])
+    repository.journal.close(entry)

@@ -1,0 +1,216 @@
+"""What the collector should do next, as values. Pure: trees and circumstances in, actions out.
+
+Only a hidden image is ever deleted or merged into, because only a hidden image is seen by nobody
+except through its children. A run of hidden images, each the only child of the one below, is merged
+in one pass into the lowest of them, so that each byte is copied once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from sm.tree import Forest, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove images that nobody needs any more, children before their parents."""
+
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Coalesce:
+    """Merge `images` (uppermost first) into `into`; what sat on the uppermost then sits on it."""
+
+    images: tuple[str, ...]
+    into: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeafCoalesce:
+    """Merge `leaf` and the hidden `images` below it (uppermost first) into `into`.
+
+    `into` then takes the place and name of the leaf.
+    """
+
+    leaf: str
+    images: tuple[str, ...]
+    into: str
+
+
+Action = Delete | Coalesce | LeafCoalesce
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why an image that could be merged or deleted is not, now. `code` is stable."""
+
+    image: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the images themselves do not say.
+
+    `active`: UUID of each VDI that some host uses, and how. `no_leaf_coalesce`: UUID of each VDI
+    that must keep its own image, and why. `held`: UUID of each image that unfinished work is about,
+    and which work.
+    """
+
+    active: Mapping[str, str] = field(default_factory=dict)
+    no_leaf_coalesce: Mapping[str, str] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
+    collect: bool = True
+    coalesce: bool = True
+    leaf_coalesce: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The actions in the order in which they should be taken, and what must wait."""
+
+    actions: tuple[Action, ...]
+    waiting: tuple[Waiting, ...]
+
+
+def plan(forest: Forest, situation: Situation) -> Plan:
+    """Decide. Deletions come first: they cost nothing and give space for the merges."""
+    if not situation.collect:
+        return Plan((), ())
+    waiting: list[Waiting] = []
+    garbage = _garbage(forest, situation, waiting)
+    actions: list[Action] = []
+    for root in forest.roots:
+        doomed = [node.uuid for node in reversed(forest.subtree(root)) if node.uuid in garbage]
+        if doomed:
+            actions.append(Delete(tuple(doomed)))
+    merges: list[tuple[int, Action]] = []
+    for node in forest:
+        stretch = _stretch(forest, garbage, node)
+        if stretch is None:
+            continue
+        decided = _merge(forest, situation, garbage, stretch)
+        if isinstance(decided, Waiting):
+            waiting.append(decided)
+        elif decided is not None:
+            height = max(forest.depth(leaf.uuid) for leaf in forest.leaves_above(node.uuid))
+            merges.append((-height, decided))
+    merges.sort(key=lambda pair: pair[0])
+    actions.extend(action for _, action in merges)
+    return Plan(tuple(actions), tuple(waiting))
+
+
+def _garbage(forest: Forest, situation: Situation, waiting: list[Waiting]) -> set[str]:
+    """Hidden images all of whose children are garbage, in whole and undisturbed trees."""
+    garbage: set[str] = set()
+    for root in forest.roots:
+        for node in reversed(forest.subtree(root)):
+            children = forest.children_of(node.uuid)
+            if not node.hidden or any(child not in garbage for child in children):
+                continue
+            blocked = _disturbed(forest, situation, node.uuid)
+            if blocked is None:
+                garbage.add(node.uuid)
+            elif not children:
+                waiting.append(blocked)
+    return garbage
+
+
+def _disturbed(forest: Forest, situation: Situation, uuid: str) -> Waiting | None:
+    """Why nothing at all may be done to this image."""
+    damage = forest.blocked(uuid)
+    if damage:
+        return Waiting(uuid, "damaged-tree", damage)
+    if uuid in situation.held:
+        return Waiting(uuid, "held", situation.held[uuid])
+    if uuid in situation.active:
+        return Waiting(uuid, "active", situation.active[uuid])
+    return None
+
+
+def _live_children(forest: Forest, garbage: set[str], uuid: str) -> list[Node]:
+    return [forest[child] for child in forest.children_of(uuid) if child not in garbage]
+
+
+def _stretch(forest: Forest, garbage: set[str], bottom: Node) -> list[Node] | None:
+    """The longest run of hidden only children upwards from `bottom`, if a run begins there.
+
+    The first is the one to merge into; it may be alone, under a leaf that could take its place.
+    """
+    if not bottom.hidden or bottom.uuid in garbage:
+        return None
+    if len(_live_children(forest, garbage, bottom.uuid)) != 1:
+        return None
+    if bottom.parent is not None and bottom.parent in forest:
+        below = forest[bottom.parent]
+        if below.hidden and len(_live_children(forest, garbage, below.uuid)) == 1:
+            return None  # the run begins further down
+    run = [bottom]
+    while True:
+        children = _live_children(forest, garbage, run[-1].uuid)
+        if len(children) != 1 or not children[0].hidden or children[0] in run:
+            return run
+        run.append(children[0])
+
+
+def _merge(
+    forest: Forest, situation: Situation, garbage: set[str], stretch: list[Node]
+) -> Action | Waiting | None:
+    """What to do with a run: all of it into the leaf above, or its upper part into its lowest."""
+    bottom, upper = stretch[0], stretch[1:]
+    above = _live_children(forest, garbage, stretch[-1].uuid)
+    leaf = above[0] if len(above) == 1 else None
+    if leaf is not None and _live_children(forest, garbage, leaf.uuid):
+        leaf = None  # visible, but with children of its own
+    if leaf is None and not upper:
+        return None
+    subject = upper[-1].uuid if upper else (leaf or bottom).uuid
+    for node in stretch:
+        disturbed = _disturbed(forest, situation, node.uuid)
+        if disturbed:
+            return Waiting(subject, disturbed.code, disturbed.reason)
+    for node in forest.leaves_above(bottom.uuid):
+        if node.uuid in situation.active:
+            reason = f"VDI {node.uuid} above it is active: {situation.active[node.uuid]}"
+            return Waiting(subject, "active", reason)
+    if not situation.coalesce:
+        return Waiting(subject, "disabled", "coalesce=false is set on the SR")
+    upwards = tuple(node.uuid for node in reversed(upper))
+    if leaf is not None:
+        refused = _leaf_refused(situation, leaf, stretch)
+        if refused is None:
+            return LeafCoalesce(leaf.uuid, upwards, bottom.uuid)
+        if not upper:
+            return refused
+    unfit = _unfit(subject, stretch)
+    return unfit or Coalesce(upwards, bottom.uuid)
+
+
+def _leaf_refused(situation: Situation, leaf: Node, stretch: list[Node]) -> Waiting | None:
+    if not situation.leaf_coalesce:
+        return Waiting(leaf.uuid, "leaf-disabled", "leaf-coalesce=false is set on the SR")
+    if leaf.uuid in situation.no_leaf_coalesce:
+        return Waiting(leaf.uuid, "leaf-kept", situation.no_leaf_coalesce[leaf.uuid])
+    if leaf.uuid in situation.held:
+        return Waiting(leaf.uuid, "held", situation.held[leaf.uuid])
+    return _unfit(leaf.uuid, [*stretch, leaf])
+
+
+def _unfit(subject: str, run: list[Node]) -> Waiting | None:
+    """Formats must agree; and no image may be smaller than the one below.
+
+    Beyond the end of a smaller image the disk reads as zero; merged, the larger one would show.
+    """
+    for lower, upper in pairwise(run):
+        if upper.format != lower.format:
+            reason = f"{upper.uuid} is {upper.format}, {lower.uuid} below it is {lower.format}"
+            return Waiting(subject, "mixed-formats", reason)
+        if upper.virtual_size < lower.virtual_size:
+            reason = f"{upper.uuid} is smaller than {lower.uuid} below it"
+            return Waiting(subject, "smaller", reason)
+    return None

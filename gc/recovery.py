@@ -1,0 +1,27 @@
+"""After a crash: every journal entry of the collector is finished or given up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from sm.gc import coalesce, leaf
+from sm.journal import Entry
+from sm.repository import Repository
+
+log = logging.getLogger(__name__)
+
+_RECOVER: Mapping[str, Callable[[Repository, Entry], None]] = {
+    coalesce.OPERATION: coalesce.recover,
+    leaf.OPERATION: leaf.recover,
+}
+
+
+def recover(repository: Repository) -> None:
+    """Settle every entry; the caller is the only collector, so the writer of each has ended."""
+    for entry in repository.journal.entries():
+        settle = _RECOVER.get(entry.operation)
+        if settle is not None:
+            log.warning("recover %s of %s from stage %s", entry.operation, entry.key, entry.stage)
+            settle(repository, repository.journal.adopt(entry))
+    repository.store.remove_unfinished()

@@ -1,0 +1,1 @@
+"""The administrator's commands; the only place that prints for people."""

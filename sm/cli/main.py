@@ -1,0 +1,178 @@
+"""`sm`: the command line, as a table of commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sm import log
+from sm.cli import explain, gc_commands, sr_commands, tree_view, vdi_commands
+from sm.cli.admin import Admin, open_admin
+from sm.cowutil.errors import ImageError
+from sm.drivers.registry import DRIVERS
+from sm.errors import SmError
+
+EXIT_REFUSED = 1
+"""Exit status of a command that was refused or failed; 2 is wrong usage, 3 a damaged image."""
+
+Run = Callable[[Admin, argparse.Namespace], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a command, as `argparse` takes it."""
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its words, what it does, its arguments, and the function that does it."""
+
+    group: str
+    name: str
+    run: Run
+    arguments: tuple[Argument, ...] = ()
+
+
+def _arg(*names: str, **options: Any) -> Argument:
+    return Argument(names, options)
+
+
+_SR = _arg("sr", help="the SR: UUID, a unique beginning of it, or name")
+_VDI = _arg("vdi", help="the VDI: UUID, a unique beginning of it, or name")
+_OF_SR = _arg("--sr", required=True, help="the SR: UUID, a unique beginning of it, or name")
+_ANY_SR = _arg("--sr", help="only this SR")
+_NAME = _arg("--name", default="", help="a name for it")
+_ABOUT = _arg("--description", default="", help="a description")
+_CONFIG = _arg(
+    "--device-config",
+    action="append",
+    default=[],
+    metavar="KEY=VALUE",
+    help="how to reach the storage; may be given several times",
+)
+_TYPE = _arg("--type", default="file", choices=sorted(DRIVERS), help="the type of storage")
+_UUID = _arg("--uuid", help="its UUID, when it must be a certain one")
+_SIZE = _arg("--size", required=True, help="for example 10GiB")
+
+COMMANDS: Sequence[Command] = (
+    Command(
+        "sr",
+        "create",
+        sr_commands.create,
+        (_TYPE, _NAME, _ABOUT, _CONFIG, _UUID, _arg("--size", default="0", help="for devices")),
+    ),
+    Command("sr", "introduce", sr_commands.introduce, (_TYPE, _NAME, _ABOUT, _CONFIG, _UUID)),
+    Command("sr", "list", sr_commands.list_),
+    Command("sr", "show", sr_commands.show, (_SR,)),
+    Command("sr", "scan", sr_commands.scan, (_SR,)),
+    Command("sr", "attach", sr_commands.attach, (_SR,)),
+    Command("sr", "detach", sr_commands.detach, (_SR,)),
+    Command("sr", "destroy", sr_commands.destroy, (_SR,)),
+    Command("sr", "forget", sr_commands.forget, (_SR,)),
+    Command(
+        "vdi",
+        "create",
+        vdi_commands.create,
+        (_OF_SR, _SIZE, _arg("--format", help="qcow2, vhd or raw"), _NAME, _ABOUT),
+    ),
+    Command(
+        "vdi",
+        "list",
+        vdi_commands.list_,
+        (_ANY_SR, _arg("--all", action="store_true", help="hidden images as well")),
+    ),
+    Command("vdi", "show", vdi_commands.show, (_VDI,)),
+    Command("vdi", "snapshot", vdi_commands.snapshot, (_VDI, _NAME)),
+    Command("vdi", "clone", vdi_commands.clone, (_VDI, _NAME)),
+    Command("vdi", "resize", vdi_commands.resize, (_VDI, _SIZE)),
+    Command("vdi", "delete", vdi_commands.delete, (_VDI,)),
+    Command(
+        "vdi",
+        "tree",
+        tree_view.tree,
+        (_arg("vdi", nargs="?", help="only the tree of this VDI"), _ANY_SR),
+    ),
+    Command("vdi", "check", vdi_commands.check, (_VDI,)),
+    Command(
+        "vdi",
+        "activate",
+        vdi_commands.activate,
+        (_VDI, _arg("--read-only", action="store_true", help="only to read")),
+    ),
+    Command("vdi", "deactivate", vdi_commands.deactivate, (_VDI,)),
+    Command(
+        "gc",
+        "run",
+        gc_commands.run,
+        (_OF_SR, _arg("--dry-run", action="store_true", help="only say what would be done")),
+    ),
+    Command("gc", "status", gc_commands.status, (_ANY_SR,)),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    as_json = bool(options.json)
+    try:
+        admin = open_admin(options.root, as_json=as_json)
+    except OSError as error:
+        sys.stderr.write(f"sm: {error}\n    Choose another place with --root or SM_ROOT.\n")
+        return EXIT_REFUSED
+    log.start(admin.settings.log_target, admin.settings.log_file)
+    try:
+        run: Run = options.run
+        return run(admin, options) or 0
+    except SmError as error:
+        admin.output.failure(error)
+    except (ImageError, OSError) as error:
+        admin.output.failure(SmError(str(error)))
+    except BrokenPipeError:
+        return EXIT_REFUSED  # the reader of our output has gone
+    return EXIT_REFUSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sm", description="Manage storage repositories and virtual disks."
+    )
+    _accept_everywhere(parser, json=False, root=None)
+    groups = parser.add_subparsers(metavar="COMMAND", required=True)
+    made: dict[str, Any] = {}
+    helps = {"sr": "storage repositories", "vdi": "virtual disks", "gc": "the garbage collector"}
+    for command in COMMANDS:
+        if command.group not in made:
+            group = groups.add_parser(command.group, help=helps[command.group])
+            made[command.group] = group.add_subparsers(metavar="ACTION", required=True)
+        about = (command.run.__doc__ or "").splitlines()[0]
+        sub = made[command.group].add_parser(command.name, help=about, description=about)
+        _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
+        for argument in command.arguments:
+            sub.add_argument(*argument.names, **argument.options)
+        sub.set_defaults(run=command.run)
+    sub = groups.add_parser("explain", help="what a code means")
+    _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
+    sub.add_argument("code", help="a number or name, as in an error, or a reason of the collector")
+    sub.set_defaults(run=explain.explain)
+    return parser
+
+
+def _accept_everywhere(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Take these options before the command as well as after it."""
+    parser.add_argument(
+        "--json", action="store_true", default=defaults["json"], help="print one JSON document"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=defaults["root"], help="where all state lives (SM_ROOT)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

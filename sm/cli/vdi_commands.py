@@ -1,0 +1,216 @@
+"""The commands `sm vdi`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from sm import keys
+from sm.cli.admin import Admin
+from sm.cli.sizes import parse_size, show_size
+from sm.errors import VdiUnavailable
+from sm.pool.base import NULL_REF, SrRecord, VdiRecord
+from sm.scan import Scan
+
+EXIT_DAMAGED = 3
+
+
+def create(admin: Admin, options: Namespace) -> None:
+    """Make an empty VDI."""
+    sr = admin.find_sr(options.sr)
+    hints = {keys.IMAGE_FORMAT: options.format} if options.format else {}
+    size = str(parse_size(options.size))
+    reply = admin.call(
+        "vdi_create",
+        sr,
+        *(size, options.name, options.description, "", "false", "19700101T00:00:00Z", "", "false"),
+        vdi_type="user",
+        vdi_sm_config=hints,
+    )
+    _say_new(admin, reply)
+
+
+def snapshot(admin: Admin, options: Namespace) -> None:
+    """Keep the present content of a VDI as a new one that stays as it is."""
+    _copy(admin, options, "vdi_snapshot")
+
+
+def clone(admin: Admin, options: Namespace) -> None:
+    """Make a writable VDI with the present content of another."""
+    _copy(admin, options, "vdi_clone")
+
+
+def _copy(admin: Admin, options: Namespace, command: str) -> None:
+    reply = admin.call_vdi(command, options.vdi)
+    if options.name:
+        new = str(_mapping(reply)["uuid"])
+        admin.records.update_vdi(admin.pool.vdi_by_uuid(new).ref, name_label=options.name)
+    _say_new(admin, reply)
+
+
+def _mapping(reply: Any) -> Mapping[str, Any]:
+    assert isinstance(reply, dict)  # noqa: S101 - what these commands answer
+    return reply
+
+
+def _say_new(admin: Admin, reply: Any) -> None:
+    new = str(_mapping(reply)["uuid"])
+    admin.output.result({"uuid": new}, new)
+
+
+def resize(admin: Admin, options: Namespace) -> None:
+    """Grow a VDI."""
+    reply = admin.call_vdi("vdi_resize", options.vdi, str(parse_size(options.size)))
+    uuid = str(_mapping(reply)["uuid"])
+    size = admin.pool.vdi_by_uuid(uuid).virtual_size
+    admin.output.result({"uuid": uuid, "virtual_size": size}, "")
+
+
+def delete(admin: Admin, options: Namespace) -> None:
+    """Delete a VDI; the collector gives back its space."""
+    _, vdi = admin.find_vdi(options.vdi)
+    admin.call_vdi("vdi_delete", vdi.uuid)
+    admin.output.result({"uuid": vdi.uuid, "deleted": True}, "")
+
+
+def activate(admin: Admin, options: Namespace) -> None:
+    """Note that this host uses a VDI, and say where it is."""
+    writable = "false" if options.read_only else "true"
+    reply = _mapping(admin.call_vdi("vdi_attach", options.vdi, writable))
+    admin.call_vdi("vdi_activate", options.vdi, writable)
+    _, vdi = admin.find_vdi(options.vdi)
+    document = {
+        "uuid": vdi.uuid,
+        "path": reply["params"],
+        "mode": "RW" if writable == "true" else "RO",
+    }
+    admin.output.result(document, str(reply["params"]))
+
+
+def deactivate(admin: Admin, options: Namespace) -> None:
+    """Note that this host uses a VDI no longer."""
+    admin.call_vdi("vdi_deactivate", options.vdi)
+    admin.call_vdi("vdi_detach", options.vdi)
+    _, vdi = admin.find_vdi(options.vdi)
+    admin.output.result({"uuid": vdi.uuid, "active": False}, "")
+
+
+def list_(admin: Admin, options: Namespace) -> None:
+    """VDIs; with --all also the hidden images that they are made of."""
+    chosen = [admin.find_sr(options.sr)] if options.sr else admin.pool.srs()
+    rows = [
+        _summary(sr, vdi)
+        for sr in chosen
+        for vdi in admin.pool.vdis(sr.ref)
+        if vdi.managed or options.all
+    ]
+    shown = (
+        rows
+        if admin.output.as_json
+        else [
+            {
+                **row,
+                "virtual_size": show_size(row["virtual_size"]),
+                "physical_utilisation": show_size(row["physical_utilisation"]),
+            }
+            for row in rows
+        ]
+    )
+    admin.output.table(
+        shown,
+        {
+            "uuid": "UUID",
+            "name": "NAME",
+            "format": "FORMAT",
+            "virtual_size": "SIZE",
+            "physical_utilisation": "USED",
+            "is_a_snapshot": "SNAPSHOT",
+            "sr": "SR",
+        },
+    )
+
+
+def _summary(sr: SrRecord, vdi: VdiRecord) -> dict[str, Any]:
+    return {
+        "uuid": vdi.uuid,
+        "sr": sr.uuid,
+        "name": vdi.name_label,
+        "format": vdi.sm_config.get(keys.IMAGE_FORMAT),
+        "virtual_size": vdi.virtual_size,
+        "physical_utilisation": vdi.physical_utilisation,
+        "hidden": not vdi.managed,
+        "is_a_snapshot": vdi.is_a_snapshot,
+    }
+
+
+def show(admin: Admin, options: Namespace) -> None:
+    """All about one VDI, from its image as well as from its record."""
+    sr, vdi = admin.find_vdi(options.vdi)
+    found = admin.repository(sr).scan()
+    node = found.forest.nodes.get(vdi.uuid)
+    hosts = {host.ref: host.name_label for host in admin.pool.hosts()}
+    document: dict[str, Any] = {
+        **_summary(sr, vdi),
+        "path": str(found.volumes[vdi.uuid].path) if node else None,
+        "parent": node.parent if node else None,
+        "depth": found.forest.depth(vdi.uuid) if node else None,
+        "snapshot_of": _uuid_of(admin, vdi.snapshot_of),
+        "active": {
+            hosts.get(ref, ref): mode for ref, mode in keys.active_hosts(vdi.sm_config).items()
+        },
+        "problem": found.forest.defect(vdi.uuid) if node else "its image is missing",
+        "sm_config": dict(vdi.sm_config),
+    }
+    if node and not node.problem:
+        document |= {
+            "format": node.format,
+            "virtual_size": node.virtual_size,
+            "physical_utilisation": node.used,
+            "hidden": node.hidden,
+        }
+    lines = [f"{key}: {'-' if value is None else value}" for key, value in document.items()]
+    admin.output.result(document, "\n".join(lines))
+
+
+def _uuid_of(admin: Admin, ref: str) -> str | None:
+    if ref in ("", NULL_REF):
+        return None
+    known = {vdi.ref: vdi.uuid for sr in admin.pool.srs() for vdi in admin.pool.vdis(sr.ref)}
+    return known.get(ref)
+
+
+def check(admin: Admin, options: Namespace) -> int:
+    """Examine all metadata of a VDI's images, down to the base."""
+    sr, vdi = admin.find_vdi(options.vdi)
+    repository = admin.repository(sr)
+    found = repository.scan()
+    if vdi.uuid not in found.forest:
+        raise VdiUnavailable(f"{vdi.uuid}: its image is missing")
+    images = [
+        _check_image(repository.formats, found, node.uuid) for node in found.forest.chain(vdi.uuid)
+    ]
+    clean = not any(image["corruptions"] for image in images)
+    lines = []
+    for image in images:
+        lines.append(
+            f"{image['uuid']} ({image['format']}): {'DAMAGED' if image['corruptions'] else 'good'}"
+        )
+        lines += [f"    corruption: {text}" for text in image["corruptions"]]
+        lines += [f"    leak: {text}" for text in image["leaks"]]
+    admin.output.result({"uuid": vdi.uuid, "good": clean, "images": images}, "\n".join(lines))
+    return 0 if clean else EXIT_DAMAGED
+
+
+def _check_image(formats: Any, found: Scan, uuid: str) -> dict[str, Any]:
+    defect = found.forest.defect(uuid)
+    volume = found.volumes[uuid]
+    if defect:
+        return {"uuid": uuid, "format": volume.format, "corruptions": [defect], "leaks": []}
+    report = formats.get(volume.format).check(volume.path)
+    return {
+        "uuid": uuid,
+        "format": volume.format,
+        "corruptions": list(report.corruptions),
+        "leaks": list(report.leaks),
+    }

@@ -1,0 +1,106 @@
+"""The SMAPI commands: from a request to what its reply carries. XAPI and the CLI both come here.
+
+`sr` and `vdi` hold one handler for each command. A handler turns wire arguments into typed ones,
+takes the lock that the command needs, and calls the code that does the work.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from sm import config, log
+from sm.commands import sr, vdi
+from sm.commands.call import Call, Handler
+from sm.cowutil.errors import ImageError, SizeOutOfRange
+from sm.errors import (
+    BadRequest,
+    PoolError,
+    SmError,
+    SrNoSpace,
+    ToolFailed,
+    Unimplemented,
+    VdiSize,
+)
+from sm.smapi.request import Request
+from sm.smapi.xmlrpc import Value
+from sm.sr import SrDriver
+
+logger = logging.getLogger(__name__)
+
+HANDLERS: Mapping[str, Handler] = {**sr.HANDLERS, **vdi.HANDLERS}
+
+UNSUPPORTED = frozenset(
+    {
+        "vdi_data_destroy",
+        "vdi_disable_cbt",
+        "vdi_enable_cbt",
+        "vdi_list_changed_blocks",
+        "vdi_revert",
+    }
+)
+"""Commands of the contract that no driver here supports yet."""
+
+
+def perform(driver_class: type[SrDriver], method: str, parameters: list[Any]) -> Value:
+    """Parse a call of XAPI and carry it out, with the settings and the log of this host.
+
+    Raises only `SmError`; whatever else went wrong is logged and becomes code 1200.
+    """
+    settings = config.load()
+    log.start(settings.log_target, settings.log_file)
+    return execute(driver_class(settings), Request.parse(method, parameters))
+
+
+def execute(driver: SrDriver, request: Request) -> Value:
+    """Carry out one request; raises only `SmError`."""
+    command = request.command
+    handler = HANDLERS.get(command)
+    if handler is None:
+        if command in UNSUPPORTED:
+            raise Unimplemented(command)
+        raise BadRequest(f"the command {command!r} is unknown")
+    logger.info("%s: sr %s vdi %s", command, request.sr_uuid, request.vdi_uuid or "-")
+    try:
+        return handler(Call(request, driver, driver.settings))
+    except SizeOutOfRange as error:
+        raise VdiSize(str(error)) from error
+    except (ToolFailed, ImageError, OSError, PoolError) as error:
+        raise _wrapped(command, error) from error
+    except SmError as error:
+        logger.warning("%s: %s", command, error)
+        raise
+    except Exception as error:
+        # The last line of defence: a defect of ours must reach XAPI as a fault, not as rubbish.
+        logger.exception("%s failed unexpectedly", command)
+        raise SmError(f"{type(error).__name__}: {error}", name="GenericException") from error
+
+
+_WRAPPED_AS: Mapping[str, str] = {
+    "sr_scan": "SRScan",
+    "vdi_create": "VDICreate",
+    "vdi_delete": "VDIDelete",
+    "vdi_attach": "VDIUnavailable",
+    "vdi_detach": "VDIUnavailable",
+    "vdi_activate": "VDIUnavailable",
+    "vdi_deactivate": "VDIUnavailable",
+    "vdi_resize": "VDIResize",
+    "vdi_snapshot": "VDISnapshot",
+    "vdi_clone": "VDIClone",
+}
+"""What a failure of a tool, an image or the pool is called, by command (SMAPI convention)."""
+
+
+def _wrapped(command: str, error: Exception) -> SmError:
+    logger.error("%s: %s", command, error, exc_info=error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in str(error):
+        return SrNoSpace(str(error))
+    if isinstance(error, SmError) and not isinstance(error, ToolFailed):
+        if error.code_name != PoolError.name:
+            return error
+        return SmError(error.detail, name=_WRAPPED_AS.get(command, error.code_name))
+    detail = error.detail if isinstance(error, SmError) else str(error)
+    return SmError(detail, name=_WRAPPED_AS.get(command, "SMGeneral"))

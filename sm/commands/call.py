@@ -1,0 +1,63 @@
+"""One request on its way through a driver, and what every command needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+from sm import snapshot
+from sm.config import Settings
+from sm.errors import BadRequest, SmError
+from sm.pool.base import Pool
+from sm.pool.open import open_pool
+from sm.repository import Repository
+from sm.smapi.request import Request
+from sm.smapi.xmlrpc import Value
+from sm.sr import SrDriver
+from sm.vdi import require_uuid
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request on its way: the driver that it is for, and the pool that it belongs to."""
+
+    request: Request
+    driver: SrDriver
+    settings: Settings
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The pool database, opened when first needed: a probe may not need any."""
+        return open_pool(self.settings, self.request.session_ref)
+
+    def repository(self) -> Repository:
+        """The SR of the request, which must be attached here."""
+        return Repository.open(self.request.sr_uuid, self.settings, self.pool)
+
+    @contextmanager
+    def locked(self) -> Iterator[Repository]:
+        """The SR of the request with its lock held and nothing interrupted left in it."""
+        repository = self.repository()
+        repository.settle()
+        with repository.locked(self.request.command):
+            snapshot.recover(repository)
+            yield repository
+
+    @property
+    def vdi_uuid(self) -> str:
+        """The VDI of the request."""
+        uuid = self.request.vdi_uuid or self.request.vdi_location
+        if not uuid:
+            raise BadRequest(f"{self.request.command}: vdi_uuid is missing")
+        require_uuid(uuid)
+        return uuid
+
+    def require_master(self) -> None:
+        """Refuse commands that change an SR's chains anywhere but on its master."""
+        if not self.request.is_master:
+            raise SmError(self.request.command, name="LVMMaster")
+
+
+Handler = Callable[[Call], Value]

@@ -1,0 +1,79 @@
+"""The commands on an SR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from xml.sax.saxutils import escape
+
+from sm import sr
+from sm.commands.call import Call, Handler
+from sm.kick import kick
+from sm.smapi.xmlrpc import Value
+from sm.vdi import require_uuid
+
+
+def _sr_probe(call: Call) -> Value:
+    found = call.driver.probe(call.request.device_config)
+    entries = "".join(
+        f"<SR><UUID>{escape(sr_.uuid)}</UUID><Devlist>{escape(','.join(sr_.devices))}</Devlist>"
+        f"<size>{sr_.size}</size></SR>"
+        for sr_ in found
+    )
+    return f"<SRlist>{entries}</SRlist>" if entries else "<SRlist/>"
+
+
+def _sr_create(call: Call) -> Value:
+    require_uuid(call.request.sr_uuid)
+    call.driver.create(call.request.sr_uuid, call.request.device_config, call.request.size(0))
+    return None
+
+
+def _sr_delete(call: Call) -> Value:
+    sr.delete(call.driver, call.pool, call.request.sr_uuid)
+    return None
+
+
+def _sr_attach(call: Call) -> Value:
+    require_uuid(call.request.sr_uuid)
+    request = call.request
+    sr.attach(
+        call.driver, call.pool, request.sr_uuid, request.device_config, master=request.is_master
+    )
+    kick(call.settings.run, request.sr_uuid)
+    return None
+
+
+def _sr_detach(call: Call) -> Value:
+    sr.detach(call.driver, call.pool, call.request.sr_uuid)
+    return None
+
+
+def _sr_scan(call: Call) -> Value:
+    call.require_master()
+    with call.locked() as repository:
+        repository.store.remove_unfinished()
+        sr.scan_sr(repository)
+    kick(call.settings.run, call.request.sr_uuid)
+    return None
+
+
+def _sr_update(call: Call) -> Value:
+    repository = call.repository()
+    sr.update_sizes(repository, repository.scan())
+    return None
+
+
+def _sr_content_type(call: Call) -> Value:
+    return ",".join(name for name in call.driver.info.image_formats if name != "raw")
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "sr_probe": _sr_probe,
+    "sr_create": _sr_create,
+    "sr_delete": _sr_delete,
+    "sr_attach": _sr_attach,
+    "sr_detach": _sr_detach,
+    "sr_scan": _sr_scan,
+    "sr_update": _sr_update,
+    "sr_content_type": _sr_content_type,
+}

@@ -1,0 +1,189 @@
+"""The commands on a VDI."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from sm import activation, snapshot, vdi
+from sm.commands.call import Call, Handler
+from sm.disk_identity import attach_reply
+from sm.errors import Unimplemented
+from sm.kick import kick
+from sm.smapi import xmlrpc
+from sm.smapi.request import require_xml_text
+from sm.smapi.xmlrpc import Value
+from sm.snapshot import Copy
+
+logger = logging.getLogger(__name__)
+
+
+def _vdi_create(call: Call) -> Value:
+    call.require_master()
+    request = call.request
+    name, description = request.optional(1), request.optional(2)
+    require_xml_text(name, description)
+    wanted = vdi.Wanted(
+        size=request.size(0),
+        name_label=name,
+        name_description=description,
+        type=request.vdi_type,
+        uuid=request.vdi_uuid or None,
+        sm_config=request.vdi_sm_config,
+        metadata_of_pool=request.optional(3),
+        is_a_snapshot=request.flag(4, "is_a_snapshot", default=False),
+        snapshot_time=request.optional(5),
+        snapshot_of=request.optional(6),
+        read_only=request.flag(7, "read_only", default=False),
+    )
+    named = request.device_config.get("preferred-image-formats", "")
+    preferred = [part.strip() for part in named.split(",") if part.strip()]
+    with call.locked() as repository:
+        created = vdi.create(repository, wanted, preferred or call.settings.preferred_formats)
+    return _vdi_info(created)
+
+
+def _vdi_delete(call: Call) -> Value:
+    call.require_master()
+    with call.locked() as repository:
+        vdi.delete(repository, call.vdi_uuid)
+    kick(call.settings.run, call.request.sr_uuid)
+    return None
+
+
+def _vdi_snapshot(call: Call) -> Value:
+    return _copy(call, is_a_snapshot=True)
+
+
+def _vdi_clone(call: Call) -> Value:
+    return _copy(call, is_a_snapshot=False)
+
+
+def _copy(call: Call, *, is_a_snapshot: bool) -> Value:
+    call.require_master()
+    if call.request.driver_params.get("mirror"):
+        raise Unimplemented("a snapshot with a mirror needs a datapath")
+    time = datetime.now(UTC).strftime("%Y%m%dT%H:%M:%SZ")
+    with call.locked() as repository:
+        copied = snapshot.copy_vdi(repository, call.vdi_uuid, Copy(is_a_snapshot, time))
+    return _vdi_info(copied)
+
+
+def _vdi_resize(call: Call) -> Value:
+    call.require_master()
+    with call.locked() as repository:
+        vdi.resize(repository, call.vdi_uuid, call.request.size(0))
+    return _vdi_info(call.vdi_uuid)
+
+
+def _vdi_update(call: Call) -> Value:
+    with call.locked() as repository:
+        record = repository.vdi(call.vdi_uuid)
+        require_xml_text(record.name_label, record.name_description)
+        vdi.refresh(repository, call.vdi_uuid)
+    return None
+
+
+def _vdi_introduce(call: Call) -> Value:
+    request = call.request
+    location = request.vdi_location or request.new_uuid or ""
+    vdi.require_uuid(location)
+    with call.locked() as repository:
+        vdi.introduce(repository, location, request.new_uuid or "", request.vdi_sm_config)
+    return _vdi_info(location)
+
+
+def _vdi_compose(call: Call) -> Value:
+    call.require_master()
+    with call.locked() as repository:
+        vdi.compose(repository, call.request.argument(0, "vdi1"), call.vdi_uuid)
+    return None
+
+
+def _vdi_attach(call: Call) -> Value:
+    repository = call.repository()
+    forest = repository.scan().forest
+    activation.check_usable(forest, call.vdi_uuid)
+    node = forest[call.vdi_uuid]
+    return attach_reply(repository, node, call.driver.info.sr_type)
+
+
+def _vdi_detach(call: Call) -> Value:
+    # Nothing was set up by attach that could be left behind; a VDI that is gone is detached.
+    logger.debug("detached %s", call.vdi_uuid)
+    return None
+
+
+def _vdi_activate(call: Call) -> Value:
+    writable = call.request.flag(0, "writable", default=True)
+    repository = call.repository()
+    with repository.locks.hold("vdi", call.vdi_uuid, "vdi_activate"):
+        activation.activate(repository, call.vdi_uuid, writable=writable)
+    return None
+
+
+def _vdi_deactivate(call: Call) -> Value:
+    repository = call.repository()
+    with repository.locks.hold("vdi", call.vdi_uuid, "vdi_deactivate"):
+        activation.deactivate(repository, call.vdi_uuid)
+    return None
+
+
+def _vdi_generate_config(call: Call) -> Value:
+    repository = call.repository()
+    activation.check_usable(repository.scan().forest, call.vdi_uuid)
+    members = {
+        "command": "vdi_attach_from_config",
+        "args": ["true"],
+        "device_config": dict(call.request.device_config),
+        "sr_uuid": call.request.sr_uuid,
+        "vdi_uuid": call.vdi_uuid,
+    }
+    return xmlrpc.call("vdi_attach_from_config", [members])
+
+
+def _vdi_attach_from_config(call: Call) -> Value:
+    """Attach without a pool database: the SR from its device_config, the disk by its file."""
+    request = call.request
+    if call.driver.attachments.find(request.sr_uuid) is None:
+        attachment = call.driver.attach(request.sr_uuid, request.device_config)
+        call.driver.attachments.save(attachment)
+    return _vdi_attach(call)
+
+
+def _vdi_epoch_begin(call: Call) -> Value:
+    if call.request.vdi_on_boot == "reset":
+        raise Unimplemented("on_boot=reset is not supported")
+    return None
+
+
+def _vdi_epoch_end(call: Call) -> Value:
+    logger.debug("end of epoch of %s", call.vdi_uuid)
+    return None
+
+
+def _vdi_info(uuid: str) -> Value:
+    return {"location": uuid, "uuid": uuid}
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "vdi_create": _vdi_create,
+    "vdi_delete": _vdi_delete,
+    "vdi_snapshot": _vdi_snapshot,
+    "vdi_clone": _vdi_clone,
+    "vdi_resize": _vdi_resize,
+    "vdi_update": _vdi_update,
+    "vdi_introduce": _vdi_introduce,
+    "vdi_compose": _vdi_compose,
+    "vdi_attach": _vdi_attach,
+    "vdi_detach": _vdi_detach,
+    "vdi_activate": _vdi_activate,
+    "vdi_deactivate": _vdi_deactivate,
+    "vdi_generate_config": _vdi_generate_config,
+    "vdi_attach_from_config": _vdi_attach_from_config,
+    "vdi_detach_from_config": _vdi_detach,
+    "vdi_resize_online": _vdi_resize,
+    "vdi_epoch_begin": _vdi_epoch_begin,
+    "vdi_epoch_end": _vdi_epoch_end,
+}

@@ -1,0 +1,104 @@
+"""Settings: where everything lives, which pool database, which host this is.
+
+One root holds all state. It comes from `--root`, else `SM_ROOT`, else `/var/lib/sm` for root and
+the user's XDG state folder for anybody else; so a test, or a second host on the same machine, is
+only another root. `sm.conf` in the root (or `/etc/sm/sm.conf`) may set the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from configparser import ConfigParser
+from dataclasses import dataclass
+from pathlib import Path
+
+from sm.durable import write_file
+
+SYSTEM_ROOT = Path("/var/lib/sm")
+SYSTEM_CONFIG = Path("/etc/sm/sm.conf")
+XAPI_SOCKET = Path("/var/lib/xcp/xapi")
+XAPI_INVENTORY = Path("/etc/xensource-inventory")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the rest of the program needs to know about its surroundings.
+
+    `pool_kind` is `embedded` or `xapi`. `preferred_formats` is the default order for new disks.
+    `lock_seconds` bounds every wait for a lock. `log_target` is `file`, `syslog` or `stderr`.
+    """
+
+    root: Path
+    pool_kind: str
+    pool_database: Path
+    xapi_socket: Path
+    xapi_inventory: Path
+    host_uuid: str
+    host_name: str
+    preferred_formats: tuple[str, ...]
+    lock_seconds: float
+    log_target: str
+
+    @property
+    def run(self) -> Path:
+        """What is true only until the next boot: attachments, locks, sockets, links to disks."""
+        return self.root / "run"
+
+    @property
+    def locks(self) -> Path:
+        """Lock files, by name space."""
+        return self.run / "lock"
+
+    @property
+    def log_file(self) -> Path:
+        """The log, where it goes to a file."""
+        return self.root / "log" / "sm.log"
+
+
+def default_root(environment: Mapping[str, str]) -> Path:
+    """The root when none is given: system-wide for root, private for anybody else."""
+    if os.geteuid() == 0:
+        return SYSTEM_ROOT
+    state = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "sm"
+
+
+def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings of `root`; makes the root and its host identity on first use."""
+    if root is None:
+        given = environment.get("SM_ROOT")
+        root = Path(given) if given else default_root(environment)
+    root = root.absolute()
+    parser = ConfigParser(interpolation=None)
+    parser.read([SYSTEM_CONFIG, root / "sm.conf"], encoding="utf-8")
+    options: Mapping[str, str] = parser["sm"] if parser.has_section("sm") else {}
+    xapi_socket = Path(options.get("xapi_socket", str(XAPI_SOCKET)))
+    kind = options.get("pool", "auto")
+    if kind == "auto":
+        kind = "xapi" if xapi_socket.exists() else "embedded"
+    formats = options.get("preferred_image_formats", "qcow2,vhd,raw")
+    return Settings(
+        root=root,
+        pool_kind=kind,
+        pool_database=Path(options.get("pool_database", str(root / "pool.db"))),
+        xapi_socket=xapi_socket,
+        xapi_inventory=Path(options.get("xapi_inventory", str(XAPI_INVENTORY))),
+        host_uuid=options.get("host_uuid") or _host_uuid(root / "host_uuid"),
+        host_name=options.get("host_name", socket.gethostname()),
+        preferred_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
+        lock_seconds=float(options.get("lock_seconds", "60")),
+        log_target=options.get("log", "file"),
+    )
+
+
+def _host_uuid(path: Path) -> str:
+    """The identity of this host, made once."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, f"{uuid.uuid4()}\n".encode("ascii"), exclusive=True)
+        return path.read_text(encoding="ascii").strip()

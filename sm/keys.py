@@ -1,0 +1,53 @@
+"""Names of the keys in sm-config and other-config that other programs know, and the marks in them.
+
+The names are SMAPI's own. Marks (`host_...` and the like) are lock state: they are never copied to
+another VDI, and never touched by whatever refreshes descriptive keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+PARENT = "vhd-parent"
+"""UUID of the parent image, whatever its format; a copy of what the image says."""
+
+IMAGE_FORMAT = "image-format"
+FORMAT_HINT = "type"
+VDI_TYPE = "vdi_type"
+HOST_PREFIX = "host_"
+CLAIM_PREFIX = "coalescing-"
+"""On the SR: images that a collector is merging offline; the value says which, and who."""
+
+_VDI_TYPES = {"raw": "aio"}
+
+
+def vdi_type(image_format: str) -> str:
+    """What `vdi_type` is called for an image format."""
+    return _VDI_TYPES.get(image_format, image_format)
+
+
+def host_key(host_ref: str) -> str:
+    """The key that says that a host has the VDI active."""
+    return f"{HOST_PREFIX}{host_ref}"
+
+
+def active_hosts(sm_config: Mapping[str, str]) -> dict[str, str]:
+    """Reference of each host that has the VDI active, and how: `RW` or `RO`."""
+    return {
+        key.removeprefix(HOST_PREFIX): value
+        for key, value in sm_config.items()
+        if key.startswith(HOST_PREFIX)
+    }
+
+
+MARKS = frozenset({"paused", "relinking", "activating", "vhd-blocks"})
+"""Lock state and caches that belong to one VDI."""
+
+
+def without_marks(sm_config: Mapping[str, str]) -> dict[str, str]:
+    """A copy without what belongs to one VDI's present use; copied, it would block the other."""
+    return {
+        key: value
+        for key, value in sm_config.items()
+        if key not in MARKS and not key.startswith(HOST_PREFIX)
+    }

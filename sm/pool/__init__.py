@@ -1,0 +1,1 @@
+"""The pool database: records of hosts, SRs, PBDs and VDIs, behind one interface."""

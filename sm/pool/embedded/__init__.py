@@ -1,0 +1,1 @@
+"""The pool database as one SQLite file, for machines without XAPI."""

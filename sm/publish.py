@@ -1,0 +1,42 @@
+"""Bringing a new image to the light: first its record, then its name.
+
+Stopped between the two, there is a record without an image, which the next scan forgets: the caller
+never learned of the VDI. The other order could bring back a nameless disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sm.pool.base import NewVdi, Pool
+from sm.records import Update, described
+from sm.repository import Repository
+from sm.tree import Node
+from sm.volumes.base import Make
+
+
+def publish(repository: Repository, node: Node, record: NewVdi, make: Make) -> None:
+    """Add the image that `make` writes, and `record` with the keys that describe `node`."""
+    pool = repository.pool
+    sm_config = {key: value for key, value in described(node).items() if value is not None}
+    complete = replace(record, sm_config={**record.sm_config, **sm_config})
+    introduced: list[str] = []
+    try:
+        volume = repository.store.create(
+            node.uuid, node.format, make, lambda: introduced.append(pool.introduce_vdi(complete))
+        )
+    except BaseException:
+        for ref in introduced:
+            pool.forget_vdi(ref)
+        raise
+    pool.update_vdi(introduced[0], physical_utilisation=volume.used)
+
+
+def apply_update(pool: Pool, update: Update) -> None:
+    """Make one record say what its image says."""
+    if update.fields:
+        pool.update_vdi(update.ref, **update.fields)
+    for key, value in update.sm_config.items():
+        pool.remove_from_vdi_sm_config(update.ref, key)
+        if value is not None:
+            pool.add_to_vdi_sm_config(update.ref, key, value)

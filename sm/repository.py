@@ -1,0 +1,121 @@
+"""One attached SR on this host, with everything that an operation on it needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from sm import keys, process
+from sm.attachment import Attachments
+from sm.config import Settings
+from sm.cowutil.base import ImageRef
+from sm.cowutil.registry import Formats
+from sm.errors import Busy, VdiMissing
+from sm.journal import Journal, Observer, no_observer
+from sm.locks import Locks
+from sm.pool.base import Pool, SrRecord, VdiRecord
+from sm.scan import Scan, scan
+from sm.tree import Node
+from sm.volumes.base import VolumeStore
+
+COLLECTOR_OPERATIONS = frozenset({"coalesce", "leaf-coalesce"})
+"""Journal entries that only the collector may finish."""
+
+RECOVERY_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Repository:
+    """An SR that is attached here. Everything that changes it happens inside `locked`."""
+
+    uuid: str
+    settings: Settings
+    pool: Pool
+    formats: Formats
+    store: VolumeStore
+    journal: Journal
+    locks: Locks
+
+    @classmethod
+    def open(
+        cls, sr_uuid: str, settings: Settings, pool: Pool, observer: Observer = no_observer
+    ) -> Self:
+        """Open an SR; raises `SrUnavailable` when it is not attached here."""
+        formats = Formats(process.run)
+        store = Attachments(settings.run / "attached").require(sr_uuid).open_store(formats.names)
+        return cls(
+            sr_uuid,
+            settings,
+            pool,
+            formats,
+            store,
+            Journal(store, settings.host_uuid, observer),
+            Locks(settings.locks, settings.host_uuid, settings.lock_seconds),
+        )
+
+    @cached_property
+    def record(self) -> SrRecord:
+        """The SR's record in the pool, as it was when first asked for."""
+        return self.pool.sr_by_uuid(self.uuid)
+
+    @contextmanager
+    def locked(self, operation: str) -> Iterator[None]:
+        """Hold the SR lock: no other process of this host changes the names in the SR."""
+        with self.locks.hold("sr", self.uuid, operation):
+            yield
+
+    def scan(self) -> Scan:
+        """Read every image's headers."""
+        return scan(self.store, self.formats)
+
+    def vdis(self) -> dict[str, VdiRecord]:
+        """The pool's records of this SR's VDIs, by UUID."""
+        return {record.uuid: record for record in self.pool.vdis(self.record.ref)}
+
+    def image(self, node: Node) -> ImageRef:
+        """Where the image of a node is, and its format."""
+        return ImageRef(self.store.path(node.uuid, node.format), node.format)
+
+    def held(self) -> dict[str, str]:
+        """UUID of each image that unfinished work is about, and which work."""
+        return {
+            uuid: f"{entry.operation} of {entry.key}"
+            for entry in self.journal.entries()
+            for uuid in entry.images
+        }
+
+    def settle(self) -> None:
+        """Have interrupted work of a collector that has ended finished, by a process of its own.
+
+        Call without the SR lock. Work that a running collector is doing is left to it.
+        """
+        stale = [
+            entry
+            for entry in self.journal.entries()
+            if entry.operation in COLLECTOR_OPERATIONS
+            and entry.owner_ended(self.settings.host_uuid)
+        ]
+        if stale:
+            argv = [sys.executable, "-m", "sm.gc.daemon", "--root", str(self.settings.root)]
+            process.run([*argv, "--sr", self.uuid, "--recover"], timeout=RECOVERY_SECONDS)
+
+    def require_free(self, uuid: str) -> None:
+        """Raise `Busy` when unfinished work is about this image."""
+        work = self.held().get(uuid)
+        if work is not None:
+            raise Busy(f"VDI {uuid}: {work} is under way")
+
+    def vdi(self, uuid: str) -> VdiRecord:
+        """One VDI's record; raises `VdiMissing`."""
+        record = self.vdis().get(uuid)
+        if record is None:
+            raise VdiMissing(f"SR {self.uuid} has no VDI {uuid}")
+        return record
+
+    def active_hosts(self, record: VdiRecord) -> dict[str, str]:
+        """Reference of each host that has the VDI active, and how."""
+        return keys.active_hosts(record.sm_config)

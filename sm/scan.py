@@ -1,0 +1,108 @@
+"""One look at an SR: every volume's headers read once, and the trees that they form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sm.cowutil.base import CowUtil, ImageInfo
+from sm.cowutil.errors import ImageError
+from sm.cowutil.registry import Formats
+from sm.tree import Forest, Node, Reference
+from sm.volumes.base import Stranger, Volume, VolumeStore
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one look found: the trees, and by UUID the volume and headers of each readable image."""
+
+    forest: Forest
+    volumes: dict[str, Volume]
+    infos: dict[str, ImageInfo]
+
+
+def scan(store: VolumeStore, formats: Formats) -> Scan:
+    """Read the headers of every image. One bad image is a node with a problem, not a failure.
+
+    Raises `SrUnavailable` when the storage is gone: that is no SR without disks.
+    """
+    listing = store.listing()
+    nodes: dict[str, Node] = {}
+    infos: dict[str, ImageInfo] = {}
+    volumes: dict[str, Volume] = {}
+    for volume in listing.volumes:
+        if volume.uuid in nodes:
+            nodes[volume.uuid] = _twice(nodes[volume.uuid], volume)
+            continue
+        volumes[volume.uuid] = volume
+        try:
+            info = formats.get(volume.format).info(volume.path)
+        except (ImageError, OSError) as error:
+            nodes[volume.uuid] = Node(
+                volume.uuid,
+                volume.format,
+                used=volume.used,
+                problem=str(error),
+                parent_known=not isinstance(formats.get(volume.format), CowUtil),
+            )
+            continue
+        infos[volume.uuid] = info
+        nodes[volume.uuid] = _node(store, volume, info)
+    references = [_reference(store, formats, stranger) for stranger in listing.strangers]
+    forest = Forest(nodes.values(), references, parent_formats(formats))
+    return Scan(forest, volumes, infos)
+
+
+def parent_formats(formats: Formats) -> dict[str, frozenset[str]]:
+    """Which formats an image of each format may have as parent; none for one that is not COW."""
+    found: dict[str, frozenset[str]] = {}
+    for name in formats.names:
+        image_format = formats.get(name)
+        found[name] = (
+            image_format.parent_formats if isinstance(image_format, CowUtil) else frozenset()
+        )
+    return found
+
+
+def _node(store: VolumeStore, volume: Volume, info: ImageInfo) -> Node:
+    parent: str | None = None
+    problem = f"marked {', '.join(info.marks)}" if "corrupt" in info.marks else None
+    if info.parent is not None:
+        target = store.parent_uuid(info.parent.name)
+        if target is None:
+            problem = f"its parent {info.parent.name!r} is no image of this SR"
+        elif info.parent.format not in (None, target[1]):
+            problem = f"it takes its parent {info.parent.name!r} for {info.parent.format}"
+        else:
+            parent = target[0]
+    return Node(
+        volume.uuid,
+        volume.format,
+        parent=parent,
+        hidden=info.hidden,
+        virtual_size=info.virtual_size,
+        used=volume.used,
+        problem=problem,
+    )
+
+
+def _twice(node: Node, volume: Volume) -> Node:
+    """Two files claim one UUID: neither may be trusted, nor anything that either may need."""
+    return Node(
+        node.uuid,
+        node.format,
+        used=node.used + volume.used,
+        problem=f"there is a {node.format} and a {volume.format} image with this UUID",
+        parent_known=False,
+    )
+
+
+def _reference(store: VolumeStore, formats: Formats, stranger: Stranger) -> Reference:
+    try:
+        info = formats.get(stranger.format).info(stranger.path)
+    except (ImageError, OSError):
+        return Reference(stranger.name, stranger.format, None, parent_known=False)
+    if info.parent is None:
+        return Reference(stranger.name, stranger.format, None, parent_known=True)
+    target = store.parent_uuid(info.parent.name)
+    parent = target[0] if target else None
+    return Reference(stranger.name, stranger.format, parent, parent_known=True)

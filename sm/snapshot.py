@@ -1,0 +1,213 @@
+"""Snapshot and clone: the leaf's image becomes a hidden base with two new, empty children.
+
+The leaf keeps its UUID and name; what it held moves below it. In order, each step safe to stop
+after (`recover` finishes or undoes it, with the SR lock held):
+
+1. the journal entry;
+2. the base: a second name of the leaf's image, until a new child replaces it under the first.
+   Stopped before that: the second name is taken away, nothing has changed;
+3. the copy: its record, then its image under its final name.
+   Stopped before that: the record is forgotten, and the base takes the place of the leaf again;
+   if something was written to the leaf meanwhile, it stays over its base and reads as before;
+4. the base is marked hidden, last of all, so that no live data is ever taken for garbage;
+5. the base's record, and the entry's end.
+
+A leaf that holds nothing over its parent needs no base: its copy is one more child of that parent.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, replace
+
+from sm import keys
+from sm.cowutil.base import CowUtil
+from sm.errors import (
+    RecordMissing,
+    SnapshotChainTooLong,
+    SrNoSpace,
+    Unimplemented,
+    VdiInUse,
+    VdiUnavailable,
+)
+from sm.journal import Entry
+from sm.pool.base import NULL_REF, NewVdi, VdiRecord
+from sm.publish import publish
+from sm.records import BASE_COPY_NAME, described
+from sm.repository import Repository
+from sm.scan import Scan
+from sm.tree import Node
+
+OPERATION = "snapshot"
+
+CHILD_BYTES = 1 << 20
+"""More than an empty child of either format takes on any file system."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What the new VDI is to be: a snapshot taken at `time` (ISO 8601), or a writable clone."""
+
+    is_a_snapshot: bool
+    time: str = ""
+    uuid: str | None = None
+
+
+def copy_vdi(repository: Repository, source_uuid: str, copy: Copy) -> str:
+    """Make a VDI with the content that `source_uuid` has now; returns its UUID. SR lock held."""
+    scan = repository.scan()
+    record = repository.vdi(source_uuid)
+    node, cow = _source(repository, scan, record)
+    wanted = _record(record, node, copy)
+    parent = scan.forest.nodes.get(node.parent or "")
+    if parent is not None and cow.allocated_size(repository.image(node).path) == 0:
+        _add_child(repository, cow, parent, node, wanted)
+    else:
+        _fork(repository, cow, node, wanted)
+    return wanted.uuid
+
+
+def _source(repository: Repository, scan: Scan, record: VdiRecord) -> tuple[Node, CowUtil]:
+    uuid_ = record.uuid
+    if uuid_ not in scan.forest:
+        raise VdiUnavailable(f"{uuid_}: its image is missing")
+    node = scan.forest[uuid_]
+    damage = scan.forest.blocked(uuid_)
+    if node.hidden or damage:
+        raise VdiUnavailable(f"{uuid_}: {damage or 'it is hidden'}")
+    repository.require_free(uuid_)
+    image_format = repository.formats.get(node.format)
+    if not isinstance(image_format, CowUtil):
+        raise Unimplemented(f"a {node.format} disk has no snapshots; use a copy-on-write format")
+    writers = [host for host, mode in repository.active_hosts(record).items() if mode == "RW"]
+    if writers:
+        raise VdiInUse(f"{uuid_} is active for writing on {', '.join(writers)}")
+    depth = scan.forest.depth(uuid_)
+    if depth >= image_format.max_chain_length:
+        raise SnapshotChainTooLong(
+            f"{uuid_} has a chain of {depth} images, the limit is {image_format.max_chain_length}"
+        )
+    free = repository.store.space().free
+    if free < 2 * CHILD_BYTES:
+        raise SrNoSpace(f"{free} bytes are free, {2 * CHILD_BYTES} are needed")
+    return node, image_format
+
+
+def _record(source: VdiRecord, node: Node, copy: Copy) -> NewVdi:
+    """The record of the copy: the source's, without the marks of its use."""
+    return NewVdi(
+        uuid=copy.uuid or str(uuid.uuid4()),
+        sr=source.sr,
+        name_label=source.name_label,
+        name_description=source.name_description,
+        type=source.type,
+        virtual_size=node.virtual_size,
+        sm_config={},
+        is_a_snapshot=copy.is_a_snapshot,
+        snapshot_of=source.ref if copy.is_a_snapshot else NULL_REF,
+        snapshot_time=copy.time,
+    )
+
+
+def _add_child(
+    repository: Repository, cow: CowUtil, parent: Node, source: Node, wanted: NewVdi
+) -> None:
+    """Add an image over `parent` that reads as the empty `source` does, and its record."""
+    child = replace(source, uuid=wanted.uuid, parent=parent.uuid)
+    below = repository.image(parent)
+    publish(
+        repository,
+        child,
+        wanted,
+        lambda path: cow.snapshot(path, below, source.virtual_size),
+    )
+
+
+def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi) -> None:
+    base = replace(leaf, uuid=str(uuid.uuid4()))
+    entry = repository.journal.open(
+        OPERATION,
+        leaf.uuid,
+        "displace",
+        format=leaf.format,
+        base=base.uuid,
+        copy=wanted.uuid,
+        images=[base.uuid, wanted.uuid],
+    )
+    below = repository.image(base)
+    try:
+        repository.store.displace(
+            leaf.uuid,
+            leaf.format,
+            base.uuid,
+            lambda path: cow.snapshot(path, below, leaf.virtual_size),
+        )
+        entry = repository.journal.advance(entry, "copy")
+        _add_child(repository, cow, base, leaf, wanted)
+        entry = repository.journal.advance(entry, "hide")
+    except BaseException:
+        _finish(repository, entry)
+        raise
+    _finish(repository, entry)
+
+
+def recover(repository: Repository) -> None:
+    """Finish or undo every interrupted copy. SR lock held, so whoever wrote an entry has ended."""
+    for entry in repository.journal.entries():
+        if entry.operation == OPERATION:
+            repository.store.remove_unfinished()
+            _finish(repository, entry)
+
+
+def _finish(repository: Repository, entry: Entry) -> None:
+    """Bring an entry to its end from wherever it stopped."""
+    leaf, image_format = entry.key, entry.data["format"]
+    base, copy = entry.data["base"], entry.data["copy"]
+    if repository.store.displaced(leaf, image_format, base):
+        cow = repository.formats.cow(image_format)
+        copied = repository.store.path(copy, image_format).exists()
+        if not copied:
+            _forget(repository, copy)
+        if not copied and cow.allocated_size(repository.store.path(leaf, image_format)) == 0:
+            repository.store.supersede(leaf, image_format, base)
+        else:
+            repository.journal.observe("snapshot: set hidden")
+            cow.set_hidden(repository.store.path(base, image_format), True)
+            _record_base(repository, leaf, base)
+    else:
+        repository.store.undo_displace(leaf, image_format, base)
+    repository.journal.close(entry)
+
+
+def _forget(repository: Repository, uuid_: str) -> None:
+    try:
+        record = repository.pool.vdi_by_uuid(uuid_)
+    except RecordMissing:
+        return
+    repository.pool.forget_vdi(record.ref)
+
+
+def _record_base(repository: Repository, leaf: str, base: str) -> None:
+    """Tell the pool of the base, and that the leaf now sits on it."""
+    forest = repository.scan().forest
+    node = forest[base]
+    known = repository.vdis()
+    if base not in known:
+        volume = repository.store.volume(base, node.format)
+        repository.pool.introduce_vdi(
+            NewVdi(
+                uuid=base,
+                sr=repository.record.ref,
+                name_label=BASE_COPY_NAME,
+                virtual_size=node.virtual_size,
+                physical_utilisation=volume.used,
+                managed=False,
+                read_only=True,
+                sm_config={k: v for k, v in described(node).items() if v is not None},
+            )
+        )
+    if leaf in known:
+        repository.pool.remove_from_vdi_sm_config(known[leaf].ref, keys.PARENT)
+        repository.pool.add_to_vdi_sm_config(known[leaf].ref, keys.PARENT, base)
+        used = repository.store.volume(leaf, node.format).used
+        repository.pool.update_vdi(known[leaf].ref, physical_utilisation=used)

@@ -1,0 +1,199 @@
+"""What a driver implements, and what every SR gets for free: attach, detach, scan, sizes, delete.
+
+A driver is one class: how its storage is probed, made, reached and left. It never sees an image.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sm import keys, snapshot
+from sm.attachment import Attachment, Attachments
+from sm.config import Settings
+from sm.errors import SmError, SrInUse, SrNotEmpty
+from sm.pool.base import NewVdi, Pool
+from sm.publish import apply_update
+from sm.records import BASE_COPY_NAME, described, reconcile
+from sm.repository import Repository
+from sm.scan import Scan
+from sm.smapi.driver_info import DriverInfo
+
+log = logging.getLogger(__name__)
+
+SR_RECORD = "sr.json"
+"""The record on the storage that says which SR it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSr:
+    """An SR that a probe found. `size` in bytes."""
+
+    uuid: str
+    devices: tuple[str, ...]
+    size: int
+
+
+class SrDriver(ABC):
+    """One type of storage. `host` says where state lives; no method holds any of its own."""
+
+    info: ClassVar[DriverInfo]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.attachments = Attachments(settings.run / "attached")
+
+    @abstractmethod
+    def probe(self, device_config: Mapping[str, str]) -> list[FoundSr]:
+        """The SRs that are there already; leaves nothing attached."""
+
+    @abstractmethod
+    def create(self, sr_uuid: str, device_config: Mapping[str, str], size: int) -> None:
+        """Make the storage ready for an SR; refuses a place that holds anything already."""
+
+    @abstractmethod
+    def attach(self, sr_uuid: str, device_config: Mapping[str, str]) -> Attachment:
+        """Make the storage reachable on this host. May be repeated."""
+
+    @abstractmethod
+    def detach(self, attachment: Attachment) -> None:
+        """Release the storage. May be repeated."""
+
+
+def attach(
+    driver: SrDriver, pool: Pool, sr_uuid: str, device_config: Mapping[str, str], *, master: bool
+) -> None:
+    """Attach an SR on this host; on the master, finish interrupted work and scan.
+
+    What a crash of this host left in the records is cleared only on the first attach since its
+    boot: later ones may find disks in use.
+    """
+    if driver.attachments.find(sr_uuid) is None:
+        driver.attachments.save(driver.attach(sr_uuid, device_config))
+        _clear_host_keys(pool, sr_uuid)
+    if not master:
+        return
+    repository = Repository.open(sr_uuid, driver.settings, pool)
+    repository.settle()
+    with repository.locked("sr_attach"):
+        repository.store.remove_unfinished()
+        snapshot.recover(repository)
+        scan_sr(repository)
+
+
+def _clear_host_keys(pool: Pool, sr_uuid: str) -> None:
+    key = keys.host_key(pool.this_host().ref)
+    for record in pool.vdis(pool.sr_by_uuid(sr_uuid).ref):
+        if key in record.sm_config:
+            pool.remove_from_vdi_sm_config(record.ref, key)
+
+
+def detach(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
+    """Detach an SR from this host; refused while a disk is active here or a collector works."""
+    attachment = driver.attachments.find(sr_uuid)
+    if attachment is None:
+        return
+    key = keys.host_key(pool.this_host().ref)
+    active = [vdi.uuid for vdi in pool.vdis(pool.sr_by_uuid(sr_uuid).ref) if key in vdi.sm_config]
+    if active:
+        raise SrInUse(f"active on this host: {', '.join(active)}")
+    repository = Repository.open(sr_uuid, driver.settings, pool)
+    with (
+        repository.locks.hold("collector", sr_uuid, "sr_detach"),
+        repository.locked("sr_detach"),
+    ):
+        driver.attachments.forget(sr_uuid)
+        driver.detach(attachment)
+
+
+def scan_sr(repository: Repository) -> Scan:
+    """Bring the pool's records in line with the storage. SR lock held. No image is changed."""
+    found = repository.scan()
+    changes = reconcile(found, repository.vdis().values(), repository.held())
+    pool = repository.pool
+    for record in changes.forget:
+        log.info("forget VDI %s: no image", record.uuid)
+        pool.forget_vdi(record.ref)
+    for node in changes.introduce:
+        log.info("introduce VDI %s", node.uuid)
+        pool.introduce_vdi(
+            NewVdi(
+                uuid=node.uuid,
+                sr=repository.record.ref,
+                name_label=BASE_COPY_NAME if node.hidden else "",
+                virtual_size=node.virtual_size,
+                physical_utilisation=node.used,
+                managed=not node.hidden,
+                read_only=node.hidden,
+                sm_config={k: v for k, v in described(node).items() if v is not None},
+            )
+        )
+    for update in changes.update:
+        apply_update(pool, update)
+    for uuid, node in found.forest.nodes.items():
+        defect = found.forest.defect(uuid)
+        if defect:
+            log.warning("image %s: %s", node.uuid, defect)
+    update_sizes(repository, found)
+    return found
+
+
+def update_sizes(repository: Repository, found: Scan) -> None:
+    """Set the sizes of the SR: what its disks promise, what the storage has and uses."""
+    space = repository.store.space()
+    repository.pool.set_sr_sizes(
+        repository.record.ref,
+        virtual_allocation=sum(node.virtual_size for node in found.forest if not node.hidden),
+        physical_size=space.total,
+        physical_utilisation=space.used,
+    )
+
+
+def delete(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
+    """Destroy an SR that holds no disk any more, garbage included, and detach it.
+
+    Refused while there is a visible image, or anything whose meaning is not known.
+    """
+    repository = Repository.open(sr_uuid, driver.settings, pool)
+    repository.settle()
+    with (
+        repository.locks.hold("collector", sr_uuid, "sr_delete"),
+        repository.locked("sr_delete"),
+    ):
+        snapshot.recover(repository)
+        found = repository.scan()
+        kept = [node.uuid for node in found.forest if not node.hidden]
+        unknown = [reference.name for reference in found.forest.references]
+        unknown += [entry.record_name for entry in repository.journal.entries()]
+        if kept or unknown:
+            raise SrNotEmpty(", ".join(kept + unknown))
+        for root in found.forest.roots:
+            for node in reversed(found.forest.subtree(root)):
+                repository.store.remove(node.uuid, node.format)
+        for record in repository.vdis().values():
+            pool.forget_vdi(record.ref)
+        for name in repository.store.records():
+            repository.store.remove_record(name)
+        repository.store.remove_unfinished()
+    attachment = driver.attachments.require(sr_uuid)
+    driver.attachments.forget(sr_uuid)
+    driver.detach(attachment)
+
+
+def mark(repository_uuid: str) -> bytes:
+    """The content of the record that says which SR a storage holds."""
+    return json.dumps({"uuid": repository_uuid}).encode("utf-8")
+
+
+def marked(content: bytes | None) -> str | None:
+    """The SR that a storage says it holds, if it says so."""
+    if content is None:
+        return None
+    try:
+        return str(json.loads(content)["uuid"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SmError(f"{SR_RECORD} on the storage is damaged", name="SRBadXML") from error

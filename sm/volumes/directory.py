@@ -1,0 +1,195 @@
+"""Volumes as files `<uuid>.<format>` in one folder; the records in its subfolder `.sm`.
+
+A folder that an existing installation filled is read as it is. Temporary files begin with `.new-`;
+as they appear and vanish only under the SR lock, one that is found without it held is left over.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from sm import durable
+from sm.errors import SrUnavailable, VdiExists, VdiMissing
+from sm.volumes.base import Listing, Make, Space, Stranger, Volume, VolumeStore
+
+RECORDS = ".sm"
+FILE_MODE = 0o600  # guest data is nobody else's business
+BLOCK = 512  # unit of st_blocks, whatever the file system's own
+
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_NAME = re.compile(rf"({_UUID})\.([a-z0-9]+)")
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    """Device and inode of a folder: what changes when a mount goes away or another comes."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+class DirectoryStore(VolumeStore):
+    """The images of the given formats in `folder`, which had `identity` when it was attached."""
+
+    def __init__(self, folder: Path, expected: tuple[int, int], formats: Collection[str]) -> None:
+        self.folder = folder
+        self._expected = expected
+        self._formats = frozenset(formats)
+
+    def require_present(self) -> None:
+        """Refuse when the folder is gone, or is another one than at attach."""
+        try:
+            present = identity(self.folder)
+        except OSError as error:
+            raise SrUnavailable(f"{self.folder}: {error.strerror}") from error
+        if present != self._expected:
+            raise SrUnavailable(
+                f"{self.folder} is not the folder that was attached; was something mounted over it"
+                " or unmounted?"
+            )
+
+    def listing(self) -> Listing:
+        """Every image file; a name that is not ours but ends like an image is a stranger."""
+        self.require_present()
+        volumes: list[Volume] = []
+        strangers: list[Stranger] = []
+        with os.scandir(self.folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith(durable.TEMPORARY_PREFIX):
+                    continue
+                suffix = Path(entry.name).suffix[1:]
+                if suffix not in self._formats or entry.is_dir():
+                    continue
+                match = _NAME.fullmatch(entry.name)
+                if match and entry.is_file(follow_symlinks=False):
+                    status = entry.stat()
+                    volumes.append(_volume(match[1], match[2], Path(entry.path), status))
+                else:
+                    strangers.append(Stranger(entry.name, suffix, Path(entry.path)))
+        return Listing(tuple(volumes), tuple(strangers))
+
+    def volume(self, uuid: str, image_format: str) -> Volume:
+        """The file of one image."""
+        path = self.path(uuid, image_format)
+        try:
+            status = path.lstat()
+        except FileNotFoundError as error:
+            self.require_present()
+            raise VdiMissing(f"{uuid}: no {path.name}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise VdiMissing(f"{uuid}: {path.name} is not a regular file")
+        return _volume(uuid, image_format, path, status)
+
+    def path(self, uuid: str, image_format: str) -> Path:
+        """`<uuid>.<format>` in the folder."""
+        return self.folder / f"{uuid}.{image_format}"
+
+    def parent_uuid(self, name: str) -> tuple[str, str] | None:
+        """Take the file name apart."""
+        match = _NAME.fullmatch(name)
+        return (match[1], match[2]) if match and match[2] in self._formats else None
+
+    def create(
+        self, uuid: str, image_format: str, make: Make, before: Callable[[], None]
+    ) -> Volume:
+        """Write under a temporary name, then rename."""
+        path = self.path(uuid, image_format)
+        if path.exists():
+            raise VdiExists(f"{path} exists")
+        temporary = self._temporary(path)
+        try:
+            make(temporary)
+            temporary.chmod(FILE_MODE)
+            before()
+            durable.rename(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return self.volume(uuid, image_format)
+
+    def displace(self, uuid: str, image_format: str, to: str, make: Make) -> None:
+        """Link the file to its second name, then rename a new file over the first."""
+        old, new = self.path(uuid, image_format), self.path(to, image_format)
+        os.link(old, new)
+        durable.sync_folder(self.folder)
+        temporary = self._temporary(old)
+        make(temporary)
+        temporary.chmod(FILE_MODE)
+        durable.rename(temporary, old)
+
+    def displaced(self, uuid: str, image_format: str, to: str) -> bool:
+        """Whether both names are there and lead to different files."""
+        old, new = self.path(uuid, image_format), self.path(to, image_format)
+        return old.exists() and new.exists() and not old.samefile(new)
+
+    def undo_displace(self, uuid: str, image_format: str, to: str) -> None:
+        """Take away the second name while it still means the same file."""
+        if not self.displaced(uuid, image_format, to):
+            durable.remove(self.path(to, image_format))
+
+    def supersede(self, uuid: str, image_format: str, by: str) -> None:
+        """One rename."""
+        durable.rename(self.path(by, image_format), self.path(uuid, image_format))
+
+    def fingerprint(self, uuid: str, image_format: str) -> str:
+        """Inode, length, and time of the last write."""
+        status = self.path(uuid, image_format).stat()
+        return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+
+    def remove(self, uuid: str, image_format: str) -> None:
+        """Unlink the file."""
+        self.require_present()
+        durable.remove(self.path(uuid, image_format))
+
+    def remove_unfinished(self) -> int:
+        """Unlink temporary files."""
+        freed = 0
+        for path in self.folder.glob(f"{durable.TEMPORARY_PREFIX}*"):
+            freed += path.stat().st_blocks * BLOCK
+            path.unlink()
+        return freed
+
+    def space(self) -> Space:
+        """What the file system says."""
+        self.require_present()
+        status = os.statvfs(self.folder)
+        total = status.f_blocks * status.f_frsize
+        return Space(
+            total=total,
+            used=total - status.f_bfree * status.f_frsize,
+            free=status.f_bavail * status.f_frsize,
+        )
+
+    def records(self) -> dict[str, bytes]:
+        """The files of the records folder."""
+        self.require_present()
+        folder = self.folder / RECORDS
+        if not folder.is_dir():
+            return {}
+        return {
+            path.name: path.read_bytes()
+            for path in sorted(folder.iterdir())
+            if not path.name.startswith(durable.TEMPORARY_PREFIX)
+        }
+
+    def write_record(self, name: str, content: bytes) -> None:
+        """Replace the file of one record."""
+        folder = self.folder / RECORDS
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700)
+            durable.sync_folder(self.folder)
+        durable.write_file(folder / name, content)
+
+    def remove_record(self, name: str) -> None:
+        """Unlink the file of one record."""
+        if (self.folder / RECORDS).is_dir():
+            durable.remove(self.folder / RECORDS / name)
+
+    def _temporary(self, path: Path) -> Path:
+        return path.with_name(f"{durable.TEMPORARY_PREFIX}{path.name}")
+
+
+def _volume(uuid: str, image_format: str, path: Path, status: os.stat_result) -> Volume:
+    return Volume(uuid, image_format, path, status.st_size, status.st_blocks * BLOCK)
