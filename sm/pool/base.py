@@ -1,111 +1,73 @@
-"""Records of the pool, and what every pool database can do.
+"""The pool database as drivers, VDI code, activation and the collector see it.
 
-A reference is an opaque string. The one atomic primitive is XAPI's: adding a key that exists fails,
-so of several that add it exactly one wins. Everything about images here is a copy of what the
-images say, and may be rebuilt from them.
+Two implementations: `sm.pool.embedded`, a local file, and `sm.pool.xapi`, a real XAPI. All that is
+kept about disks is derived from the images and can be rebuilt by a scan; marks in sm-config (host
+keys, claims) are the exception, and for them `add_to_...` is the one atomic test-and-set.
+
+Every method raises `RecordMissing` for a record that is not there, and otherwise `PoolError`. Each
+write is durable when the method returns, and takes effect as a whole or not at all unless its
+docstring says otherwise.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
-NULL_REF = "OpaqueRef:NULL"
+from sm.pool.records import (
+    NULL_REF,
+    VDI_FIELDS,
+    ConfigMap,
+    HostRecord,
+    NewVdi,
+    PbdRecord,
+    SrRecord,
+    TaskRecord,
+    TaskStatus,
+    VdiRecord,
+)
+from sm.pool.times import canonical_time
 
-FieldValue = str | int | bool
+__all__ = [
+    "NULL_REF",
+    "FieldValue",
+    "HostRecord",
+    "NewVdi",
+    "PbdRecord",
+    "Pool",
+    "PoolAdmin",
+    "SrRecord",
+    "TaskRecord",
+    "TaskStatus",
+    "VdiRecord",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class HostRecord:
-    """A host of the pool."""
-
-    ref: str
-    uuid: str
-    name_label: str
-
-
-@dataclass(frozen=True, slots=True)
-class SrRecord:
-    """A storage repository. Sizes in bytes."""
-
-    ref: str
-    uuid: str
-    type: str
-    name_label: str = ""
-    name_description: str = ""
-    shared: bool = False
-    virtual_allocation: int = 0
-    physical_size: int = 0
-    physical_utilisation: int = 0
-    sm_config: Mapping[str, str] = field(default_factory=dict)
-    other_config: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PbdRecord:
-    """How one host reaches one SR."""
-
-    ref: str
-    uuid: str
-    host: str
-    sr: str
-    device_config: Mapping[str, str] = field(default_factory=dict)
-    currently_attached: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NewVdi:
-    """A VDI record to introduce; its location is its UUID. Sizes in bytes."""
-
-    uuid: str
-    sr: str
-    name_label: str = ""
-    name_description: str = ""
-    type: str = "user"
-    read_only: bool = False
-    managed: bool = True
-    virtual_size: int = 0
-    physical_utilisation: int = 0
-    sm_config: Mapping[str, str] = field(default_factory=dict)
-    is_a_snapshot: bool = False
-    snapshot_of: str = NULL_REF
-    snapshot_time: str = ""
-    metadata_of_pool: str = NULL_REF
-
-
-@dataclass(frozen=True, slots=True)
-class VdiRecord:
-    """A VDI. Sizes in bytes; `snapshot_time` as XAPI writes it, `YYYYMMDDTHH:MM:SSZ` or empty."""
-
-    ref: str
-    uuid: str
-    sr: str
-    location: str
-    name_label: str = ""
-    name_description: str = ""
-    type: str = "user"
-    read_only: bool = False
-    managed: bool = True
-    virtual_size: int = 0
-    physical_utilisation: int = 0
-    is_a_snapshot: bool = False
-    snapshot_of: str = NULL_REF
-    snapshot_time: str = ""
-    metadata_of_pool: str = NULL_REF
-    on_boot: str = "persist"
-    allow_caching: bool = False
-    cbt_enabled: bool = False
-    sm_config: Mapping[str, str] = field(default_factory=dict)
-    other_config: Mapping[str, str] = field(default_factory=dict)
+FieldValue = int | bool | str
 
 
 class Pool(ABC):
-    """What drivers, VDI operations, activation and the collector need of the pool.
+    """Records of the pool. A read never changes one."""
 
-    Raises `RecordMissing` for an unknown reference or UUID, `DuplicateKey` when a key to add is
-    there, and `PoolError` when the database cannot be used.
-    """
+    # Life
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what this process holds; used again, the pool opens anew."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Hosts
 
     @abstractmethod
     def this_host(self) -> HostRecord:
@@ -113,11 +75,9 @@ class Pool(ABC):
 
     @abstractmethod
     def hosts(self) -> list[HostRecord]:
-        """All hosts."""
+        """All hosts of the pool."""
 
-    @abstractmethod
-    def srs(self) -> list[SrRecord]:
-        """All SRs."""
+    # SRs
 
     @abstractmethod
     def sr(self, ref: str) -> SrRecord:
@@ -125,37 +85,39 @@ class Pool(ABC):
 
     @abstractmethod
     def sr_by_uuid(self, uuid: str) -> SrRecord:
-        """One SR by UUID."""
+        """One SR."""
 
     @abstractmethod
-    def pbds(self, sr: str) -> list[PbdRecord]:
-        """How hosts reach an SR."""
+    def srs(self) -> list[SrRecord]:
+        """All SRs."""
+
+    @abstractmethod
+    def pbds(self, sr_ref: str) -> list[PbdRecord]:
+        """How each host reaches an SR; empty when there is no such SR."""
 
     @abstractmethod
     def set_sr_sizes(
         self, ref: str, *, virtual_allocation: int, physical_size: int, physical_utilisation: int
     ) -> None:
-        """Set the sizes of an SR, in bytes."""
+        """Set the sizes of an SR, in bytes. Stopped in the middle, some may be set."""
 
-    @abstractmethod
     def add_to_sr_sm_config(self, ref: str, key: str, value: str) -> None:
-        """Add a key; raises `DuplicateKey` when it is there."""
+        """Add a key; raises `DuplicateKey` when it is there, whatever its value."""
+        self._add(ConfigMap.SR_SM_CONFIG, ref, key, value)
 
-    @abstractmethod
     def remove_from_sr_sm_config(self, ref: str, key: str) -> None:
-        """Remove a key; it may be gone already."""
+        """Remove a key; it need not be there."""
+        self._remove(ConfigMap.SR_SM_CONFIG, ref, key)
 
-    @abstractmethod
     def add_to_sr_other_config(self, ref: str, key: str, value: str) -> None:
-        """Add a key; raises `DuplicateKey` when it is there."""
+        """Add a key; raises `DuplicateKey` when it is there, whatever its value."""
+        self._add(ConfigMap.SR_OTHER_CONFIG, ref, key, value)
 
-    @abstractmethod
     def remove_from_sr_other_config(self, ref: str, key: str) -> None:
-        """Remove a key; it may be gone already."""
+        """Remove a key; it need not be there."""
+        self._remove(ConfigMap.SR_OTHER_CONFIG, ref, key)
 
-    @abstractmethod
-    def vdis(self, sr: str) -> list[VdiRecord]:
-        """All VDIs of an SR, in one call."""
+    # VDIs
 
     @abstractmethod
     def vdi(self, ref: str) -> VdiRecord:
@@ -163,66 +125,137 @@ class Pool(ABC):
 
     @abstractmethod
     def vdi_by_uuid(self, uuid: str) -> VdiRecord:
-        """One VDI by UUID."""
+        """One VDI."""
 
     @abstractmethod
-    def introduce_vdi(self, vdi: NewVdi) -> str:
-        """Add a VDI record; returns its reference."""
+    def vdis(self, sr_ref: str) -> list[VdiRecord]:
+        """All VDIs of an SR, read in one go; empty when there is no such SR."""
+
+    @abstractmethod
+    def introduce_vdi(self, new: NewVdi) -> str:
+        """Add the record of a VDI; returns its reference. A known UUID raises `RecordExists`."""
 
     @abstractmethod
     def forget_vdi(self, ref: str) -> None:
-        """Remove a VDI record; it may be gone already."""
+        """Remove the record of a VDI. Its image is not touched."""
 
-    @abstractmethod
-    def update_vdi(self, ref: str, **fields: FieldValue) -> None:
-        """Set fields of a VDI: any of `VdiRecord` but identity and the two maps."""
+    def update_vdi(self, ref: str, **changes: FieldValue) -> None:
+        """Set fields of a VDI, those in `VDI_FIELDS`; writes only what differs.
 
-    @abstractmethod
+        Stopped in the middle, some of the fields may be set. Maps are changed key by key, never
+        as a whole: that would take away a key which another process has just added.
+        """
+        for name, value in changes.items():
+            wanted = VDI_FIELDS.get(name)
+            if wanted is None:
+                raise TypeError(f"the field {name} of a VDI cannot be set")
+            if type(value) is not wanted:
+                raise TypeError(f"{name} of a VDI is {wanted.__name__}, not {value!r}")
+        if "snapshot_time" in changes:
+            changes["snapshot_time"] = canonical_time(str(changes["snapshot_time"]))
+        record = self.vdi(ref)
+        differing = {name: v for name, v in changes.items() if getattr(record, name) != v}
+        if differing:
+            self._set_vdi_fields(ref, differing)
+
     def add_to_vdi_sm_config(self, ref: str, key: str, value: str) -> None:
-        """Add a key; raises `DuplicateKey` when it is there."""
+        """Add a key; raises `DuplicateKey` when it is there, whatever its value."""
+        self._add(ConfigMap.VDI_SM_CONFIG, ref, key, value)
 
-    @abstractmethod
     def remove_from_vdi_sm_config(self, ref: str, key: str) -> None:
-        """Remove a key; it may be gone already."""
+        """Remove a key; it need not be there."""
+        self._remove(ConfigMap.VDI_SM_CONFIG, ref, key)
 
-    @abstractmethod
     def add_to_vdi_other_config(self, ref: str, key: str, value: str) -> None:
-        """Add a key; raises `DuplicateKey` when it is there."""
+        """Add a key; raises `DuplicateKey` when it is there, whatever its value."""
+        self._add(ConfigMap.VDI_OTHER_CONFIG, ref, key, value)
 
-    @abstractmethod
     def remove_from_vdi_other_config(self, ref: str, key: str) -> None:
-        """Remove a key; it may be gone already."""
+        """Remove a key; it need not be there."""
+        self._remove(ConfigMap.VDI_OTHER_CONFIG, ref, key)
+
+    # Tasks
 
     @abstractmethod
-    def create_task(self, name: str, description: str) -> str:
-        """Add a task that clients can watch; returns its reference."""
+    def create_task(self, name: str, sr_ref: str) -> str:
+        """Add a task about an SR, for clients to follow; returns its reference.
+
+        It stays until destroyed, also when whoever made it has ended.
+        """
+
+    @abstractmethod
+    def tasks(self, sr_ref: str) -> list[TaskRecord]:
+        """The tasks about an SR that were made by `create_task`."""
 
     @abstractmethod
     def set_task_progress(self, ref: str, progress: float) -> None:
         """Say how far a task is, from 0 to 1."""
 
     @abstractmethod
-    def finish_task(self, ref: str, *, error: str = "") -> None:
-        """End a task, well when `error` is empty."""
+    def finish_task(self, ref: str, status: TaskStatus) -> None:
+        """Say how a task ended."""
+
+    @abstractmethod
+    def destroy_task(self, ref: str) -> None:
+        """Remove the record of a task; it need not be there."""
+
+    # Primitives behind the methods above
+
+    @abstractmethod
+    def _add(self, config_map: ConfigMap, ref: str, key: str, value: str) -> None:
+        """Add a key in one atomic step; `DuplicateKey` when it is there."""
+
+    @abstractmethod
+    def _remove(self, config_map: ConfigMap, ref: str, key: str) -> None:
+        """Remove a key if it is there."""
+
+    @abstractmethod
+    def _set_vdi_fields(self, ref: str, changes: Mapping[str, FieldValue]) -> None:
+        """Set fields, checked and known to differ."""
 
 
 class PoolAdmin(Pool):
-    """A pool database that is ours to keep: what XAPI otherwise does by itself."""
+    """What an administrator does to a pool database that is ours to keep.
+
+    With XAPI these are XAPI's own commands.
+    """
+
+    @abstractmethod
+    def add_host(self, uuid: str, name_label: str) -> str:
+        """Add a host; returns its reference. Raises `RecordExists`."""
 
     @abstractmethod
     def introduce_sr(
-        self, *, uuid: str, sr_type: str, name_label: str = "", name_description: str = ""
+        self,
+        *,
+        uuid: str,
+        sr_type: str,
+        name_label: str = "",
+        name_description: str = "",
+        shared: bool = False,
+        sm_config: Mapping[str, str] | None = None,
     ) -> str:
-        """Add an SR record; returns its reference."""
+        """Add the record of an SR; returns its reference. Raises `RecordExists`."""
+
+    @abstractmethod
+    def rename_sr(self, ref: str, *, name_label: str, name_description: str) -> None:
+        """Change the name of an SR."""
 
     @abstractmethod
     def forget_sr(self, ref: str) -> None:
-        """Remove an SR record with its PBDs and VDIs."""
+        """Remove the records of an SR, its PBDs, VDIs and tasks. The storage is not touched.
+
+        That it is detached everywhere is for the caller to see to.
+        """
 
     @abstractmethod
-    def create_pbd(self, sr: str, host: str, device_config: Mapping[str, str]) -> str:
-        """Say how a host reaches an SR; returns the reference."""
+    def create_pbd(self, sr_ref: str, host_ref: str, device_config: Mapping[str, str]) -> str:
+        """Say how a host reaches an SR; returns the reference. Raises `RecordExists`."""
 
     @abstractmethod
     def set_pbd_attached(self, ref: str, attached: bool) -> None:
-        """Say whether the SR is attached on that host."""
+        """Say whether the host has the SR attached."""
+
+    @abstractmethod
+    def delete_pbd(self, ref: str) -> None:
+        """Remove a PBD; raises `SrInUse` while it is attached."""

@@ -1,0 +1,109 @@
+"""One storage manager in a folder of its own, used as an administrator would."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from sm import config
+from sm.cli.main import main
+from sm.cowutil.base import ImageRef
+from sm.journal import Observer, no_observer
+from sm.pool.open import open_pool
+from sm.repository import Repository
+
+MIB = 1 << 20
+
+
+class Refused(Exception):
+    """The command line refused; `error` is what it said."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(error["message"])
+        self.error = error
+
+
+class Site:
+    """A root below `folder`, with the CLI in this process and everything else beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "root"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For processes that belong to this site."""
+        return {**os.environ, "SM_ROOT": str(self.root)}
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Run `sm`; returns exit status and standard output."""
+        output = io.StringIO()
+        with mock.patch.dict(os.environ, self.environment), contextlib.redirect_stdout(output):
+            code = main(arguments)
+        return code, output.getvalue()
+
+    def sm(self, *arguments: str) -> Any:
+        """Run `sm --json`; returns the document, raises `Refused`."""
+        code, text = self.run("--json", *arguments)
+        document = json.loads(text)
+        if code == 1:
+            raise Refused(document["error"])
+        return document
+
+    def create_sr(self, name: str = "store") -> str:
+        """A File SR in a new folder; returns its UUID."""
+        location = self.folder / name
+        created = self.sm(
+            "sr", "create", "--name", name, "--device-config", f"location={location}"
+        )
+        return str(created["uuid"])
+
+    def create_vdi(self, sr: str, image_format: str, size: int = 8 * MIB, name: str = "") -> str:
+        """An empty VDI; returns its UUID."""
+        given = ("--size", str(size), "--format", image_format, "--name", name)
+        return str(self.sm("vdi", "create", "--sr", sr, *given)["uuid"])
+
+    def snapshot(self, vdi: str) -> str:
+        """A snapshot; returns its UUID."""
+        return str(self.sm("vdi", "snapshot", vdi)["uuid"])
+
+    def clone(self, vdi: str) -> str:
+        """A clone; returns its UUID."""
+        return str(self.sm("vdi", "clone", vdi)["uuid"])
+
+    def delete(self, vdi: str) -> None:
+        """Delete a VDI."""
+        self.sm("vdi", "delete", vdi)
+
+    def repository(self, sr: str, observer: Observer = no_observer) -> Repository:
+        """The SR as the collector and the drivers see it."""
+        with mock.patch.dict(os.environ, self.environment):
+            settings = config.load()
+        return Repository.open(sr, settings, open_pool(settings, None), observer)
+
+    def chain(self, sr: str, vdi: str) -> list[ImageRef]:
+        """The images of a VDI, uppermost first."""
+        repository = self.repository(sr)
+        return [repository.image(node) for node in repository.scan().forest.chain(vdi)]
+
+    def images(self, sr: str) -> set[str]:
+        """The UUIDs of all images on the storage, hidden ones included."""
+        return set(self.repository(sr).scan().forest.nodes)
+
+    def process(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run Python in a process of this site, without judging how it ends."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            **options,
+        )
