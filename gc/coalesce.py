@@ -10,6 +10,8 @@ States that a crash may leave, by the stage of the journal entry:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sm.cowutil.base import ImageRef, Progress
 from sm.errors import RecordMissing, SmError
 from sm.gc import merge
@@ -23,14 +25,22 @@ from sm.repository import Repository
 OPERATION = "coalesce"
 
 
-def coalesce(repository: Repository, action: Coalesce, progress: Progress) -> Done:
+def coalesce(
+    repository: Repository,
+    action: Coalesce,
+    confirm: Callable[[Coalesce], None],
+    progress: Progress,
+) -> Done:
     """Carry out one merge. Takes the SR lock by itself, but not for the copy.
+
+    `confirm` is called with the lock held, before anything is done.
 
     Raises `Overtaken` when the images changed or are in use, `SrNoSpace` before anything is done.
     """
     top = action.images[0]
     into = len(action.images)
     with repository.locked(OPERATION):
+        confirm(action)
         forest = repository.scan().forest
         chain = merge.chain_from(repository, forest, top)
         merge.require_space(repository, chain, into)

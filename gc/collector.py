@@ -61,8 +61,17 @@ class Collector:
 
     def plan(self) -> Plan:
         """What would be done now. Changes nothing."""
+        with self._repository.locked("plan"):
+            return self._plan()
+
+    def _plan(self) -> Plan:
         found = self._repository.scan()
         return self._without_failed(plan(found.forest, self._situation(found)))
+
+    def _confirm(self, action: Action) -> None:
+        """Decide anew under the SR lock: since the plan was made, names may have changed."""
+        if action not in self._plan().actions:
+            raise Overtaken("the images changed since the work was planned")
 
     def recover(self) -> None:
         """Finish or undo whatever an earlier process left. Only inside `alone`."""
@@ -100,15 +109,14 @@ class Collector:
         if isinstance(action, Delete):
             return self._delete(action)
         if isinstance(action, Coalesce):
-            return coalesce.coalesce(self._repository, action, self._progress)
-        return leaf.leaf_coalesce(self._repository, action, self._progress)
+            return coalesce.coalesce(self._repository, action, self._confirm, self._progress)
+        return leaf.leaf_coalesce(self._repository, action, self._confirm, self._progress)
 
     def _delete(self, action: Delete) -> Done:
         """Remove garbage, if it still is: decided anew from a scan under the SR lock."""
         repository = self._repository
         with repository.locked("delete"):
-            if action not in self.plan().actions:
-                raise Overtaken("the images are no longer garbage")
+            self._confirm(action)
             freed = coalesce.remove_images(repository, list(action.images))
         return Done("delete", action.images, bytes_freed=freed)
 
@@ -170,7 +178,7 @@ def expected_bytes(repository: Repository, action: Action) -> int:
     """How many guest bytes an action would copy, from the tables of the images."""
     if isinstance(action, Delete):
         return 0
-    forest = repository.scan().forest
+    forest = repository.look("plan").forest
     top = action.leaf if isinstance(action, LeafCoalesce) else action.images[0]
     chain = merge.chain_from(repository, forest, top)
     into = len(action.images) + isinstance(action, LeafCoalesce)

@@ -12,6 +12,7 @@ The switch is one rename: before it the leaf's name means the old chain, after i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 from sm.cowutil.base import ImageRef, Progress
@@ -27,13 +28,21 @@ from sm.repository import Repository
 OPERATION = "leaf-coalesce"
 
 
-def leaf_coalesce(repository: Repository, action: LeafCoalesce, progress: Progress) -> Done:
+def leaf_coalesce(
+    repository: Repository,
+    action: LeafCoalesce,
+    confirm: Callable[[LeafCoalesce], None],
+    progress: Progress,
+) -> Done:
     """Carry out one merge of a leaf. Takes the SR lock by itself, but not for the copy.
+
+    `confirm` is called with the lock held, before anything is done.
 
     Raises `Overtaken` when the images changed or are in use, `SrNoSpace` before anything is done.
     """
     into = len(action.images) + 1
     with repository.locked(OPERATION):
+        confirm(action)
         forest = repository.scan().forest
         chain = merge.chain_from(repository, forest, action.leaf)
         merge.require_space(repository, chain, into)

@@ -96,8 +96,7 @@ def deactivate(repository: Repository, vdi_uuid: str) -> None:
 
 def _activatable(repository: Repository, vdi_uuid: str, *, writable: bool) -> VdiRecord:
     record = repository.vdi(vdi_uuid)
-    forest = repository.scan().forest
-    check_usable(forest, vdi_uuid)
+    check_usable(repository.look("vdi_activate").forest, vdi_uuid)
     if writable and record.read_only:
         raise VdiUnavailable(f"{vdi_uuid} is read-only; activate it so")
     return record
@@ -127,7 +126,8 @@ def _wait_for_claims(repository: Repository, vdi_uuid: str) -> None:
     deadline = time.monotonic() + CLAIM_WAIT_SECONDS
     while True:
         repository.settle()
-        chain = {node.uuid for node in repository.scan().forest.chain(vdi_uuid)}
+        forest = repository.look("vdi_activate").forest
+        chain = {node.uuid for node in forest.chain(vdi_uuid)}
         standing = [claim for claim in claims(repository) if claim.images & chain]
         if not standing:
             return

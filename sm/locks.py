@@ -1,6 +1,6 @@
 """Locks between processes of one host. Held for short: never over a copy or a remote call.
 
-Order, outermost first: `collector`, `sr`, `vdi`. A lock file is never removed, or two processes
+Order, outermost first: `collector`, `vdi`, `sr`. A lock file is never removed, or two processes
 could hold "the same" lock on two files.
 """
 

@@ -69,8 +69,13 @@ class Repository:
             yield
 
     def scan(self) -> Scan:
-        """Read every image's headers."""
+        """Read every image's headers. SR lock held, or names may change while it looks."""
         return scan(self.store, self.formats)
+
+    def look(self, operation: str) -> Scan:
+        """Take the SR lock just for a scan."""
+        with self.locked(operation):
+            return self.scan()
 
     def vdis(self) -> dict[str, VdiRecord]:
         """The pool's records of this SR's VDIs, by UUID."""

@@ -135,7 +135,7 @@ def scan(admin: Admin, options: Namespace) -> None:
     """Bring the records in line with the storage; report what is wrong with images."""
     sr = admin.find_sr(options.sr)
     admin.call("sr_scan", sr)
-    forest = admin.repository(sr).scan().forest
+    forest = admin.repository(sr).look("sr scan").forest
     problems = {node.uuid: forest.defect(node.uuid) for node in forest}
     found = {uuid_: text for uuid_, text in problems.items() if text}
     document = {"uuid": sr.uuid, "images": len(forest.nodes), "problems": found}

@@ -21,7 +21,7 @@ def tree(admin: Admin, options: Namespace) -> None:
     else:
         sr, vdi = admin.find_sr(options.sr), None
     repository = admin.repository(sr)
-    forest = repository.scan().forest
+    forest = repository.look("vdi tree").forest
     view = _View(forest, repository.vdis(), Collector(repository).plan())
     roots = [forest.root(vdi.uuid)] if vdi else list(forest.roots)
     documents = [view.document(root) for root in roots]
@@ -78,7 +78,7 @@ def _draw(document: dict[str, Any], lead: str = "", branch: str = "") -> list[st
 
 
 def _label(document: dict[str, Any]) -> str:
-    name = document["name"] or "(no name)"
+    name = document["name"] or ("(deleted)" if document["hidden"] else "(no name)")
     kind = "hidden" if document["hidden"] else "snapshot" if document["is_a_snapshot"] else "disk"
     sizes = (
         f"{show_size(document['physical_utilisation'])} of {show_size(document['virtual_size'])}"

@@ -147,7 +147,7 @@ def _summary(sr: SrRecord, vdi: VdiRecord) -> dict[str, Any]:
 def show(admin: Admin, options: Namespace) -> None:
     """All about one VDI, from its image as well as from its record."""
     sr, vdi = admin.find_vdi(options.vdi)
-    found = admin.repository(sr).scan()
+    found = admin.repository(sr).look("vdi show")
     node = found.forest.nodes.get(vdi.uuid)
     hosts = {host.ref: host.name_label for host in admin.pool.hosts()}
     document: dict[str, Any] = {
@@ -184,7 +184,7 @@ def check(admin: Admin, options: Namespace) -> int:
     """Examine all metadata of a VDI's images, down to the base."""
     sr, vdi = admin.find_vdi(options.vdi)
     repository = admin.repository(sr)
-    found = repository.scan()
+    found = repository.look("vdi check")
     if vdi.uuid not in found.forest:
         raise VdiUnavailable(f"{vdi.uuid}: its image is missing")
     images = [

@@ -59,7 +59,7 @@ def _sr_scan(call: Call) -> Value:
 
 def _sr_update(call: Call) -> Value:
     repository = call.repository()
-    sr.update_sizes(repository, repository.scan())
+    sr.update_sizes(repository, repository.look("sr_update"))
     return None
 
 

@@ -103,7 +103,7 @@ def _vdi_compose(call: Call) -> Value:
 
 def _vdi_attach(call: Call) -> Value:
     repository = call.repository()
-    forest = repository.scan().forest
+    forest = repository.look("vdi_attach").forest
     activation.check_usable(forest, call.vdi_uuid)
     node = forest[call.vdi_uuid]
     return attach_reply(repository, node, call.driver.info.sr_type)
@@ -132,7 +132,7 @@ def _vdi_deactivate(call: Call) -> Value:
 
 def _vdi_generate_config(call: Call) -> Value:
     repository = call.repository()
-    activation.check_usable(repository.scan().forest, call.vdi_uuid)
+    activation.check_usable(repository.look("vdi_generate_config").forest, call.vdi_uuid)
     members = {
         "command": "vdi_attach_from_config",
         "args": ["true"],

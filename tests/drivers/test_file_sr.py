@@ -142,9 +142,12 @@ def test_create_answers_location_and_uuid_and_keeps_the_hints(host: Host) -> Non
 def test_create_honours_a_given_uuid(host: Host) -> None:
     wanted = str(uuid.uuid4())
     assert host.create(vdi_uuid=wanted)["uuid"] == wanted
-    assert host.plugin.fault(
-        "vdi_create", str(MIB), "", "", "", "false", "", "", "false", vdi_uuid=wanted
-    ).faultCode == 43
+    assert (
+        host.plugin.fault(
+            "vdi_create", str(MIB), "", "", "", "false", "", "", "false", vdi_uuid=wanted
+        ).faultCode
+        == 43
+    )
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,7 @@ class Site:
     def create_sr(self, name: str = "store") -> str:
         """A File SR in a new folder; returns its UUID."""
         location = self.folder / name
-        created = self.sm(
-            "sr", "create", "--name", name, "--device-config", f"location={location}"
-        )
+        created = self.sm("sr", "create", "--name", name, "--device-config", f"location={location}")
         return str(created["uuid"])
 
     def create_vdi(self, sr: str, image_format: str, size: int = 8 * MIB, name: str = "") -> str:

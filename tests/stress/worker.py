@@ -1,0 +1,123 @@
+"""One administrator among several on one SR: creates, snapshots, writes, deletes, collects.
+
+usage: worker.py SR SECONDS SEED JOURNAL
+
+Each finished change is one line of JSON in JOURNAL, written before the next is begun: what disks
+there are, and what each must read as (one byte value for each 64 KiB block).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from pathlib import Path
+
+from sm import config
+from sm.errors import SmError
+from sm.gc.collector import Collector
+from sm.pool.open import open_pool
+from sm.repository import Repository
+from tests.support import guest
+from tests.support.site import Refused, Site
+
+BLOCK = 64 << 10
+BLOCKS = 32
+
+
+class Worker:
+    """Owns its disks; shares the SR, its lock and its collector with the others."""
+
+    def __init__(self, site: Site, sr: str, seed: int, journal: Path) -> None:
+        self.site = site
+        self.sr = sr
+        self.random = random.Random(seed)
+        self.journal = journal
+        self.disks: dict[str, list[int]] = {}
+        self.writable: set[str] = set()
+
+    def step(self) -> str:
+        """One random change."""
+        choices = ["create", "collect"]
+        if self.disks:
+            choices += ["snapshot"] * 3 + ["write"] * 4 + ["clone", "delete", "delete"]
+        if len(self.disks) > 8:
+            choices += ["delete"] * 6
+        name = self.random.choice(choices)
+        getattr(self, name)()
+        with self.journal.open("a") as file:
+            file.write(json.dumps({"step": name, "disks": self.disks}) + "\n")
+        return name
+
+    def create(self) -> None:
+        """A new disk."""
+        image_format = self.random.choice(["qcow2", "vhd"])
+        uuid = self.site.create_vdi(self.sr, image_format, BLOCK * BLOCKS)
+        self.disks[uuid] = [0] * BLOCKS
+        self.writable.add(uuid)
+
+    def snapshot(self) -> None:
+        """A snapshot of a disk."""
+        source = self.random.choice(sorted(self.disks))
+        self.disks[self.site.snapshot(source)] = list(self.disks[source])
+
+    def clone(self) -> None:
+        """A writable copy of a disk."""
+        source = self.random.choice(sorted(self.disks))
+        copy = self.site.clone(source)
+        self.disks[copy] = list(self.disks[source])
+        self.writable.add(copy)
+
+    def write(self) -> None:
+        """The guest of a disk starts, writes a few blocks, and stops."""
+        if not self.writable:
+            return
+        disk = self.random.choice(sorted(self.writable))
+        try:
+            self.site.sm("vdi", "activate", disk)
+        except Refused as refused:
+            # Its chain is being merged and that took too long; nothing was changed.
+            assert refused.error["name"] == "EGAIN", refused.error
+            return
+        first = self.random.randrange(BLOCKS)
+        count = self.random.randint(1, min(4, BLOCKS - first))
+        byte = self.random.randint(1, 255)
+        guest.write(self.site.chain(self.sr, disk), first * BLOCK, count * BLOCK, byte)
+        self.disks[disk][first : first + count] = [byte] * count
+        self.site.sm("vdi", "deactivate", disk)
+
+    def delete(self) -> None:
+        """Delete a disk."""
+        disk = self.random.choice(sorted(self.disks))
+        self.site.delete(disk)
+        del self.disks[disk]
+        self.writable.discard(disk)
+
+    def collect(self) -> None:
+        """Collect, unless another process does."""
+        settings = config.load(self.site.root)
+        repository = Repository.open(self.sr, settings, open_pool(settings, None))
+        collector = Collector(repository)
+        try:
+            with repository.locks.hold("collector", self.sr, "stress", seconds=0.1):
+                for _ in collector.run():
+                    pass
+        except SmError as error:
+            assert error.code_name == "LockErr", error
+
+
+def main() -> None:
+    folder, sr, seconds, seed, journal = sys.argv[1:]
+    worker = Worker(Site(Path(folder)), sr, int(seed), Path(journal))
+    until = time.monotonic() + float(seconds)
+    while time.monotonic() < until:
+        try:
+            worker.step()
+        except Refused as refused:
+            # A disk whose chain is at work may be refused for now; anything else is a failure.
+            assert refused.error["name"] == "EGAIN", refused.error
+
+
+if __name__ == "__main__":
+    main()
