@@ -52,5 +52,5 @@ class SizeOutOfRange(ImageError):
         self.maximum = maximum
 
 
-class Cancelled(Exception):  # noqa: N818 - a request, not an error
+class Cancelled(Exception):
     """Raised by a progress callback to stop long work at a safe point."""

@@ -60,7 +60,7 @@ class Extents:
         return cls(starts, ends)
 
     def to_bitmap(self, unit: int, size: int) -> npt.NDArray[np.bool_]:
-        """One boolean for each started `unit` of `size` bytes: true where any byte is in the set."""
+        """One boolean for each started `unit` of `size` bytes: whether any byte is in the set."""
         count = -(-size // unit)
         edges = np.zeros(count + 1, dtype=np.int32)
         inside = self.clip(0, size)
@@ -137,7 +137,7 @@ class Extents:
 
 
 class Kind(IntEnum):
-    """What an image holds for a range of the guest's disk. A range that it does not hold is absent."""
+    """What an image holds for a range of the disk; a range that it does not hold is absent."""
 
     DATA = 1
     ZERO = 2

@@ -34,15 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _cancel)
     signal.signal(signal.SIGINT, _cancel)
     try:
-        repository = Repository.open(options.sr, settings, open_pool(settings, None))
-        if options.recover:
-            collector = Collector(repository)
-            with collector.alone():
-                collector.recover()
-        elif options.once:
-            _collect(repository)
-        else:
-            _loop(repository)
+        with open_pool(settings, None) as pool:
+            repository = Repository.open(options.sr, settings, pool)
+            if options.recover:
+                _recover(repository)
+            elif options.once:
+                _collect(repository)
+            else:
+                _loop(repository)
     except Cancelled:
         logger.info("told to stop")
     except SmError as error:
@@ -65,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _cancel(number: int, frame: FrameType | None) -> None:
     raise Cancelled(signal.Signals(number).name)
+
+
+def _recover(repository: Repository) -> None:
+    collector = Collector(repository)
+    with collector.alone():
+        collector.recover()
 
 
 def _collect(repository: Repository) -> None:

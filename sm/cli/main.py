@@ -126,6 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"sm: {error}\n    Choose another place with --root or SM_ROOT.\n")
         return EXIT_REFUSED
+    with admin.pool:
+        return _run(admin, options)
+
+
+def _run(admin: Admin, options: argparse.Namespace) -> int:
     log.start(admin.settings.log_target, admin.settings.log_file)
     try:
         run: Run = options.run

@@ -63,8 +63,9 @@ def execute(driver: SrDriver, request: Request) -> Value:
             raise Unimplemented(command)
         raise BadRequest(f"the command {command!r} is unknown")
     logger.info("%s: sr %s vdi %s", command, request.sr_uuid, request.vdi_uuid or "-")
+    call = Call(request, driver, driver.settings)
     try:
-        return handler(Call(request, driver, driver.settings))
+        return handler(call)
     except SizeOutOfRange as error:
         raise VdiSize(str(error)) from error
     except (ToolFailed, ImageError, OSError, PoolError) as error:
@@ -76,6 +77,8 @@ def execute(driver: SrDriver, request: Request) -> Value:
         # The last line of defence: a defect of ours must reach XAPI as a fault, not as rubbish.
         logger.exception("%s failed unexpectedly", command)
         raise SmError(f"{type(error).__name__}: {error}", name="GenericException") from error
+    finally:
+        call.close()
 
 
 _WRAPPED_AS: Mapping[str, str] = {

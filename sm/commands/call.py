@@ -32,6 +32,11 @@ class Call:
         """The pool database, opened when first needed: a probe may not need any."""
         return open_pool(self.settings, self.request.session_ref)
 
+    def close(self) -> None:
+        """Let go of the pool database, if it was opened."""
+        if "pool" in self.__dict__:
+            self.pool.close()
+
     def repository(self) -> Repository:
         """The SR of the request, which must be attached here."""
         return Repository.open(self.request.sr_uuid, self.settings, self.pool)

@@ -184,11 +184,11 @@ def test_choice_of_format(
 def test_refused_creations_leave_nothing(
     host: Host, hints: dict[str, str], size: int, code: int
 ) -> None:
-    before = sorted(os.listdir(host.location))
+    before = sorted(host.location.iterdir())
     with pytest.raises(xmlrpc.client.Fault) as raised:
         host.create(size, vdi_sm_config=hints)
     assert raised.value.faultCode == code
-    assert sorted(os.listdir(host.location)) == before
+    assert sorted(host.location.iterdir()) == before
     assert host.pool.vdis(host.sr_ref) == []
 
 
@@ -256,7 +256,7 @@ def test_attach_and_activate(host: Host) -> None:
 def test_attach_from_config_needs_no_session(host: Host) -> None:
     disk = host.create()["uuid"]
     text = host.plugin.call("vdi_generate_config", **host.vdi(disk))
-    (members,), method = xmlrpc.client.loads(text)
+    _, method = xmlrpc.client.loads(text)
     assert method == "vdi_attach_from_config"
     assert host.plugin.call("sr_detach") is None
     ended = host.plugin.raw(text)
@@ -352,8 +352,8 @@ def test_delete_refuses_a_full_sr_and_tidies_an_empty_one(host: Host) -> None:
     for each in (snapshot, disk):
         host.plugin.call("vdi_delete", **host.vdi(each))
     assert host.plugin.call("sr_delete") is None
-    assert [name for name in os.listdir(host.location) if name != ".sm"] == []
-    assert os.listdir(host.location / ".sm") == []
+    assert list(host.location.iterdir()) == [host.location / ".sm"]
+    assert list((host.location / ".sm").iterdir()) == []
     assert host.plugin.fault("sr_scan").faultCode == 47
 
 

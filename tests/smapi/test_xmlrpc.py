@@ -1,4 +1,4 @@
-"""The wire: what XAPI writes is read, what we write its parser reads, and hostile XML is refused."""
+"""The wire: what XAPI writes is read, what we write is read by others, bad XML is refused."""
 
 from __future__ import annotations
 

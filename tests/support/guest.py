@@ -1,4 +1,4 @@
-"""What a guest does to a disk: write, and read all of it, by readers that are not ours if possible."""
+"""What a guest does to a disk: write, and read all of it, if possible by readers of others."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import threading
 import xmlrpc.client
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 import XenAPI
 
@@ -32,6 +33,8 @@ NOT_LOGGED_IN = 401
 """What XenAPI's client reports when a session that it did not open is refused."""
 
 _BROKEN = (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError)
+_SENSELESS = (xmlrpc.client.Error, ExpatError, ValueError, TypeError, LookupError)
+"""What the libraries raise for a reply that is no XML-RPC, or not in XenAPI's envelope."""
 
 
 class _Socket(http.client.HTTPConnection):
@@ -123,8 +126,7 @@ class Connection:
             raise PoolProtocolError(f"{method}: {error.faultString}") from error
         except (FileNotFoundError, ConnectionRefusedError, PermissionError) as error:
             raise PoolUnreachable(f"{self._path}: {error.strerror}") from error
-        except (*_BROKEN, xmlrpc.client.Error, ValueError, TypeError) as error:
-            # The last two come from replies that are no XML-RPC, or not in XenAPI's envelope.
+        except (*_BROKEN, *_SENSELESS) as error:
             raise PoolProtocolError(f"{method}: {type(error).__name__}: {error}") from error
 
     def _send(self, method: str, parameters: tuple[Any, ...]) -> Any:
