@@ -18,7 +18,7 @@ demo: setup
 	@$(BIN)/python tests/demo/run.py
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""QCOW2: headers, tables, data and check natively; changes of tables through qemu-img."""

@@ -1,0 +1,92 @@
+"""The guest data of one QCOW2 image, without its parents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sm.cowutil.base import Layer
+from sm.cowutil.extents import ExtentMap, Extents, Kind
+from sm.cowutil.qcow2.compressed import decompress
+from sm.cowutil.qcow2.header import read_header
+from sm.cowutil.qcow2.held import held_extents, held_size
+from sm.cowutil.qcow2.runs import compressed_range
+from sm.cowutil.qcow2.source import Source
+from sm.cowutil.qcow2.tables import Tables
+
+
+class Qcow2Layer(Layer):
+    """An open image: its tables are read as they are needed, L1 once."""
+
+    def __init__(self, path: Path) -> None:
+        self._source = Source(path)
+        try:
+            self._header = read_header(self._source)
+            self._tables = Tables(self._source, self._header)
+        except BaseException:
+            self._source.close()
+            raise
+        self.virtual_size = self._header.size
+
+    def map(self) -> ExtentMap:
+        """Everything that this image holds, in guest order."""
+        return self._tables.map()
+
+    def held(self) -> Extents:
+        """The guest bytes of the map; cheaper than the map itself."""
+        return held_extents(self._tables, self._header)
+
+    def held_size(self) -> int:
+        """How many guest bytes these are, without keeping them in memory."""
+        return held_size(self._tables, self._header)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with guest bytes from `offset`; ValueError where the image holds none."""
+        end = offset + len(buffer)
+        if end > self.virtual_size:
+            raise ValueError(f"bytes {offset} to {end} are beyond the disk")
+        position = offset
+        while position < end:
+            stop = min(end, (position // self._tables.span + 1) * self._tables.span)
+            self._read_table(position, stop, buffer[position - offset : stop - offset])
+            position = stop
+
+    def _read_table(self, start: int, end: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the guest bytes from `start` to `end`, all mapped by one L2 table."""
+        found, words = self._tables.map_range(start, end)
+        base = start // self._header.cluster_size * self._header.cluster_size
+        runs = zip(
+            found.start.tolist(),
+            found.length.tolist(),
+            found.kind.tolist(),
+            found.offset.tolist(),
+            strict=True,
+        )
+        position = start
+        for guest, length, kind, home in runs:
+            first, last = max(guest, start), min(guest + length, end)
+            if first >= last:
+                continue
+            if first != position:
+                break
+            target = buffer[first - start : last - start]
+            if kind == Kind.DATA:
+                self._source.read_padded(home + first - guest, target)
+            elif kind == Kind.ZERO:
+                target[:] = bytes(len(target))
+            else:
+                entry = words.reshape(len(words), -1)[(guest - base) // self._header.cluster_size]
+                target[:] = self._cluster(int(entry[0]))[first - guest : last - guest]
+            position = last
+        if position != end:
+            raise ValueError(f"byte {position} of the disk is not in this image")
+
+    def _cluster(self, word: int) -> bytes:
+        offset, length = compressed_range(word, self._header.cluster_bits)
+        length = min(length, self._source.size - offset)
+        data = self._source.read(offset, length, "compressed cluster")
+        kind, size = self._header.compression, self._header.cluster_size
+        return decompress(self._source.path, kind, data, offset, size)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._source.close()

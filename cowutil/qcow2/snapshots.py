@@ -1,0 +1,71 @@
+"""The table of internal snapshots: read and listed, never changed.
+
+We make none, but imported images have them, and their clusters are in use.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from sm.cowutil.errors import ImageCorrupt
+from sm.cowutil.qcow2 import layout
+from sm.cowutil.qcow2.header import Header
+from sm.cowutil.qcow2.source import Source
+
+ENTRY = struct.Struct(">QIHHIIQII")
+"""L1 offset and entries, lengths of ID and name, date (seconds, nanoseconds), VM clock, VM state
+bytes, length of the extra data; then extra data, ID and name, padded to a multiple of 8."""
+
+EXTRA = struct.Struct(">QQ")
+"""The extra data that version 3 demands: VM state bytes and virtual size."""
+
+MAX_EXTRA = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One internal snapshot. Sizes and offsets in bytes; `seconds` since 1970."""
+
+    identifier: str
+    name: str
+    seconds: int
+    virtual_size: int
+    vm_state_size: int
+    l1_offset: int
+    l1_entries: int
+
+
+def read_snapshots(source: Source, header: Header) -> tuple[tuple[Snapshot, ...], int]:
+    """The internal snapshots, and how many bytes their table has.
+
+    Raises `ImageCorrupt` for a table that is not within the file or exceeds qemu's caps.
+    """
+    found = []
+    start = position = header.snapshot_offset
+    for _ in range(header.snapshot_count):
+        fixed = source.read(position, ENTRY.size, "snapshot table")
+        l1_offset, l1_entries, id_length, name_length, seconds, _, _, state, extra_length = (
+            ENTRY.unpack(fixed)
+        )
+        if extra_length > MAX_EXTRA:
+            problem = f"{extra_length} bytes of extra data exceed {MAX_EXTRA}"
+            raise ImageCorrupt(source.path, "snapshot extra data", position + 36, problem)
+        if l1_entries * 8 > layout.MAX_L1_BYTES:
+            problem = f"{l1_entries} entries exceed 32 MiB"
+            raise ImageCorrupt(source.path, "snapshot L1 size", position + 8, problem)
+        if l1_offset % header.cluster_size or l1_offset + l1_entries * 8 > source.size:
+            problem = f"{l1_offset} is not aligned to a cluster inside the file"
+            raise ImageCorrupt(source.path, "snapshot L1 offset", position, problem)
+        position += ENTRY.size
+        rest = source.read(position, extra_length + id_length + name_length, "snapshot table")
+        size = header.size
+        if extra_length >= EXTRA.size:
+            state, size = EXTRA.unpack_from(rest)
+        identifier = rest[extra_length : extra_length + id_length].decode("utf-8", "replace")
+        name = rest[extra_length + id_length :].decode("utf-8", "replace")
+        found.append(Snapshot(identifier, name, seconds, size, state, l1_offset, l1_entries))
+        position += -(-len(rest) // 8) * 8
+        if position - start > layout.MAX_SNAPSHOT_BYTES:
+            raise ImageCorrupt(source.path, "snapshot table", start, "exceeds 64 MiB")
+    return tuple(found), position - start

@@ -1,0 +1,99 @@
+"""Make a new image: an empty disk, or an empty child of another image.
+
+A crash leaves a file that is refused as no VHD, or the whole image: the copy of the footer, which
+makes it one, is written last, after everything else is durable.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sm.cowutil.errors import SizeOutOfRange
+from sm.cowutil.vhd.block_file import BlockFile, no_space
+from sm.cowutil.vhd.footer import (
+    FOOTER_SIZE,
+    MAX_VIRTUAL_SIZE,
+    NO_OFFSET,
+    Footer,
+    Kind,
+    checksum,
+    timestamp,
+)
+from sm.cowutil.vhd.header import BLOCK_SIZE, Header, pack_batmap_header
+from sm.cowutil.vhd.headers import HEADER_OFFSET
+from sm.cowutil.vhd.layout import (
+    LOCATOR_OFFSET,
+    TABLE_OFFSET,
+    batmap_sectors,
+    round_up,
+    table_size,
+    tables_size,
+)
+from sm.cowutil.vhd.locator import spell_parent
+from sm.cowutil.vhd.parent import ParentIdentity, linked
+
+
+def disk_size(path: Path, virtual_size: int, minimum: int = BLOCK_SIZE) -> int:
+    """`virtual_size` rounded up to whole blocks; `SizeOutOfRange` below `minimum` or too large."""
+    size = round_up(virtual_size, BLOCK_SIZE)
+    if virtual_size < minimum or size > MAX_VIRTUAL_SIZE:
+        raise SizeOutOfRange(path, virtual_size, minimum, MAX_VIRTUAL_SIZE)
+    return size
+
+
+def empty_tables(offset: int, entries: int) -> bytes:
+    """Allocation table, batmap header and batmap for byte `offset`, with no block allocated."""
+    sectors = batmap_sectors(entries)
+    table = (b"\xff" * (4 * entries)).ljust(table_size(entries), b"\0")
+    batmap_offset = offset + len(table) + 512
+    header = pack_batmap_header(batmap_offset, sectors, checksum(b""))
+    return table + header + bytes(sectors * 512)
+
+
+def write_fixed(file: BlockFile, size: int, now: float) -> None:
+    """Make `file`, new and regular, a fixed disk of zeroes; durable on return.
+
+    Here and below, `size` comes from `disk_size` and `now` is the Unix time.
+    """
+    file.write(size, _footer(Kind.FIXED, size, now).pack())
+    file.flush()
+
+
+def write_dynamic(file: BlockFile, size: int, now: float) -> None:
+    """Make `file`, new or a volume, an empty dynamic disk; durable on return."""
+    header = Header(TABLE_OFFSET, size // BLOCK_SIZE)
+    _write(file, _footer(Kind.DYNAMIC, size, now), header)
+
+
+def write_child(file: BlockFile, size: int, parent: ParentIdentity, now: float) -> None:
+    """Make `file`, new or a volume, an empty child of `parent`; durable on return."""
+    spelling = spell_parent(file.path, parent.name, LOCATOR_OFFSET)
+    header = linked(Header(TABLE_OFFSET, size // BLOCK_SIZE), parent, spelling, now)
+    _write(file, _footer(Kind.DIFFERENCING, size, now), header, spelling.contents)
+
+
+def _footer(kind: Kind, size: int, now: float) -> Footer:
+    data_offset = NO_OFFSET if kind is Kind.FIXED else HEADER_OFFSET
+    return Footer(kind, size, size, data_offset, timestamp(now), os.urandom(16))
+
+
+def _write(file: BlockFile, footer: Footer, header: Header, locators: bytes = b"") -> None:
+    raw = footer.pack()
+    end = TABLE_OFFSET + tables_size(header.table_entries)
+    if not file.resizable and file.size() < end + FOOTER_SIZE:
+        raise no_space(file)
+    place = end if file.resizable else file.size() - FOOTER_SIZE
+    if not file.resizable:
+        # The footers of what the volume held before must be gone before our tables come.
+        file.write(0, bytes(FOOTER_SIZE))
+        file.write(place, bytes(FOOTER_SIZE))
+        file.flush()
+    front = header.pack().ljust(LOCATOR_OFFSET - HEADER_OFFSET, b"\0") + locators
+    file.write(HEADER_OFFSET, front.ljust(TABLE_OFFSET - HEADER_OFFSET, b"\0"))
+    file.write(TABLE_OFFSET, empty_tables(TABLE_OFFSET, header.table_entries))
+    file.flush()
+    file.write(0, raw)
+    file.flush()
+    file.write(place, raw)
+    file.flush()

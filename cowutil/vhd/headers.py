@@ -1,0 +1,191 @@
+"""Everything at fixed places of one image, read and validated: footers, header, batmap header.
+
+The copy of the footer at byte 0 is the truth of a sparse image. The one at the end is in the way of
+new blocks, so after a crash a guest's own data may lie there and look like a footer; it counts only
+when the copy is unreadable. A fixed disk has no copy: its first bytes are the guest's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sm.cowutil.errors import ImageCorrupt, ImageError, ImageNotRecognised
+from sm.cowutil.vhd.block_file import BlockFile, read
+from sm.cowutil.vhd.footer import CREATOR, FOOTER_SIZE, Footer, Kind, unpack_footer
+from sm.cowutil.vhd.geometry import SECTOR
+from sm.cowutil.vhd.header import (
+    BATMAP_HEADER_SIZE,
+    HEADER_SIZE,
+    BatmapHeader,
+    Header,
+    unpack_batmap_header,
+    unpack_header,
+)
+
+HEADER_OFFSET = FOOTER_SIZE
+SPARE_OFFSET = HEADER_OFFSET + HEADER_SIZE
+"""Where our images leave room for a second header while the first is being replaced."""
+
+MAX_BLOCKS = 1 << 22
+"""2040 GiB in blocks of 512 KiB and some; caps the allocation table at 16 MiB of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What is known of an image before its tables. Sizes in bytes.
+
+    `end_footer`: the valid footer at the very end, or None; it may differ from `footer`.
+    `copy_valid`: whether the footer at byte 0 is good. `from_spare`: the header at its own place is
+    torn, and the spare one was taken. `sparse`: None for a fixed disk.
+    """
+
+    path: Path
+    file_size: int
+    footer: Footer
+    end_footer: Footer | None
+    copy_valid: bool
+    sparse: Header | None
+    from_spare: bool = False
+
+    @property
+    def header(self) -> Header:
+        """The sparse header; only for an image that is known to be no fixed disk."""
+        assert self.sparse is not None  # noqa: S101 - the caller has looked
+        return self.sparse
+
+    @property
+    def block_count(self) -> int:
+        """Table entries that the virtual size needs."""
+        return -(-self.footer.current_size // self.header.block_size)
+
+
+def load_headers(file: BlockFile) -> Headers:
+    """Read and validate all fixed structures; typed refusals as in `unpack_footer`."""
+    size = file.size()
+    front = read(file, 0, SPARE_OFFSET)
+    copy = _try_footer(file.path, front[:FOOTER_SIZE], 0)
+    end = _end_footer(file, size)
+    if isinstance(copy, Footer) and copy.kind is not Kind.FIXED:
+        if isinstance(end, Footer) and end.kind is Kind.FIXED:
+            raise ImageCorrupt(file.path, "footer type", size, "fixed here, sparse at byte 0")
+        footer = copy
+    elif isinstance(end, Footer):
+        footer = end
+    elif isinstance(copy, ImageError) and not isinstance(copy, ImageNotRecognised):
+        raise copy
+    elif isinstance(end, ImageError):
+        raise end
+    else:
+        raise ImageNotRecognised(file.path, "has no valid VHD footer")
+    end_footer = end if isinstance(end, Footer) else None
+    if footer.kind is Kind.FIXED:
+        return _fixed(file.path, size, footer)
+    header, from_spare = _load_header(file, footer, front)
+    headers = Headers(file.path, size, footer, end_footer, footer is copy, header, from_spare)
+    _check_table(headers)
+    return headers
+
+
+def batmap_header(file: BlockFile, headers: Headers) -> BatmapHeader | None:
+    """The batmap's header; None where the creator writes none, or it is destroyed.
+
+    `ImageCorrupt` for a map that cannot be where the header says: blocks that are added later could
+    otherwise come to lie on it.
+    """
+    if not has_batmap(headers.footer):
+        return None
+    at = headers.header.table_end
+    found = unpack_batmap_header(read(file, at, BATMAP_HEADER_SIZE))
+    if found is None:
+        return None
+    if found.offset < SECTOR or found.offset % SECTOR or found.end > headers.file_size:
+        problem = f"no place for {found.sectors} sectors in this file"
+        raise ImageCorrupt(headers.path, "batmap offset", at + 8, f"{found.offset} is {problem}")
+    return found
+
+
+def has_batmap(footer: Footer) -> bool:
+    """Whether the creator always writes a batmap: blktap since 1.2.
+
+    Before, the first block could be in its place, and a guest's data look like one.
+    """
+    return footer.creator == CREATOR and footer.creator_version >= 0x00010002
+
+
+def metadata_ranges(file: BlockFile, headers: Headers) -> list[tuple[int, int]]:
+    """Where in the file no block may be, as sorted (start, end) in bytes; they may touch."""
+    header = headers.header
+    ranges = [
+        (0, FOOTER_SIZE),
+        (headers.footer.data_offset, headers.footer.data_offset + HEADER_SIZE),
+        (header.table_offset, header.table_end),
+    ]
+    batmap = batmap_header(file, headers)
+    if batmap is not None:
+        ranges.append((header.table_end, header.table_end + BATMAP_HEADER_SIZE))
+        ranges.append((batmap.offset, batmap.end))
+    ranges += [
+        (locator.offset, locator.offset + locator.space)
+        for locator in header.locators
+        if locator is not None
+    ]
+    return sorted(ranges)
+
+
+def _end_footer(file: BlockFile, size: int) -> Footer | ImageError:
+    if size < FOOTER_SIZE:
+        return ImageNotRecognised(file.path, "is too short for a VHD")
+    at = size - FOOTER_SIZE
+    found = _try_footer(file.path, read(file, at, FOOTER_SIZE), at)
+    if isinstance(found, ImageNotRecognised) and size % SECTOR == SECTOR - 1:
+        return _try_footer(file.path, read(file, at + 1, FOOTER_SIZE), at + 1)
+    return found
+
+
+def _try_footer(path: Path, raw: bytes, offset: int) -> Footer | ImageError:
+    try:
+        return unpack_footer(path, raw, offset)
+    except ImageError as error:
+        return error
+
+
+def _fixed(path: Path, size: int, footer: Footer) -> Headers:
+    room = size // SECTOR * SECTOR - (FOOTER_SIZE if size % SECTOR == 0 else 0)
+    if footer.current_size > room:
+        problem = f"{footer.current_size} exceeds the {room} bytes in front of the footer"
+        raise ImageCorrupt(path, "footer current size", size - FOOTER_SIZE + 48, problem)
+    return Headers(path, size, footer, footer, copy_valid=False, sparse=None)
+
+
+def _load_header(file: BlockFile, footer: Footer, front: bytes) -> tuple[Header, bool]:
+    at = footer.data_offset
+    if at % SECTOR or at < HEADER_OFFSET or at + HEADER_SIZE > file.size():
+        raise ImageCorrupt(file.path, "footer data offset", 16, f"{at} is no place for a header")
+    raw = front[at:] if at == HEADER_OFFSET else read(file, at, HEADER_SIZE)
+    try:
+        return unpack_header(file.path, raw, at), False
+    except ImageCorrupt:
+        spare = read(file, SPARE_OFFSET, HEADER_SIZE) if at == HEADER_OFFSET else b""
+        try:
+            return unpack_header(file.path, spare, SPARE_OFFSET), True
+        except ImageError:
+            pass  # there is no spare: what is wrong with the header itself is the news
+        raise
+
+
+def _check_table(headers: Headers) -> None:
+    header, at = headers.header, headers.footer.data_offset
+
+    def refuse(field: str, offset: int, problem: str) -> ImageCorrupt:
+        return ImageCorrupt(headers.path, f"header {field}", at + offset, problem)
+
+    if headers.block_count > MAX_BLOCKS:
+        raise refuse("block size", 32, f"{header.block_size} is too small for the virtual size")
+    if header.table_entries < headers.block_count:
+        problem = f"{header.table_entries} do not cover the virtual size"
+        raise refuse("table entries", 28, problem)
+    if header.table_offset + header.table_entries * 4 > headers.file_size:
+        raise refuse("table offset", 16, "the table reaches beyond the file")
+    if header.table_offset < at + HEADER_SIZE and header.table_end > at:
+        raise refuse("table offset", 16, "the table overlaps the header")

@@ -1,0 +1,66 @@
+"""Where our own images keep what, and how much room that takes. All in bytes.
+
+    0       copy of the footer
+    512     header
+    1536    spare header, used while the header is replaced
+    2560    two slots for parent locators, so that a new link is written beside the old one
+    8192    block allocation table, then batmap header and batmap
+            blocks, data on 4 KiB boundaries
+    end     footer
+
+Locators lie in front of the table, where no writer that appends blocks behind it can reach them.
+"""
+
+from __future__ import annotations
+
+from sm.cowutil.vhd.footer import FOOTER_SIZE, MAX_VIRTUAL_SIZE
+from sm.cowutil.vhd.geometry import SECTOR
+from sm.cowutil.vhd.header import BATMAP_HEADER_SIZE, BLOCK_SIZE
+
+LOCATOR_OFFSET = 2560
+TABLE_OFFSET = 8192
+DATA_ALIGNMENT = 4096
+BLOCK_ROOM = BLOCK_SIZE + DATA_ALIGNMENT
+"""What one block of an image takes: its bitmap ends on a 4 KiB boundary, where the data begins."""
+
+MAX_ENTRIES = MAX_VIRTUAL_SIZE // BLOCK_SIZE
+
+
+def round_up(value: int, unit: int) -> int:
+    """The least multiple of `unit` that is not below `value`."""
+    return -(-value // unit) * unit
+
+
+def table_size(entries: int) -> int:
+    """The allocation table, padded to a sector."""
+    return round_up(4 * entries, SECTOR)
+
+
+def batmap_sectors(entries: int) -> int:
+    """Sectors of the batmap: a bit for each block."""
+    return -(-entries // (8 * SECTOR))
+
+
+def tables_size(entries: int) -> int:
+    """Allocation table, batmap header and batmap together."""
+    return table_size(entries) + BATMAP_HEADER_SIZE + batmap_sectors(entries) * SECTOR
+
+
+def full_size(virtual_size: int) -> int:
+    """What an image of `virtual_size` needs when every block is written and it has grown before.
+
+    The first growth beyond the table adds one for the largest disk and moves the blocks that were
+    in its way; at most one block's room is lost between that table and the next block.
+    """
+    entries = -(-virtual_size // BLOCK_SIZE)
+    tables = TABLE_OFFSET + tables_size(entries) + tables_size(MAX_ENTRIES)
+    return round_up(tables, DATA_ALIGNMENT) + (entries + 1) * BLOCK_ROOM + FOOTER_SIZE
+
+
+def batmap_checked_bytes(virtual_size: int) -> int:
+    """How many bytes of the batmap its checksum covers.
+
+    blktap rounds down before it pads to sectors, so that up to seven blocks at the end of some
+    sizes have bits outside; those bits are never set and never believed.
+    """
+    return max(SECTOR, round_up(virtual_size >> 24, SECTOR))

@@ -1,0 +1,86 @@
+"""Who an image's parent is, and the change of the link to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sm.cowutil.base import ImageRef
+from sm.cowutil.errors import ImageCorrupt, ImageUnsupported
+from sm.cowutil.vhd.block_file import Access, BlockFile, Opener
+from sm.cowutil.vhd.change import free_room, replace_header
+from sm.cowutil.vhd.footer import timestamp
+from sm.cowutil.vhd.header import NO_PARENT_ID, Header
+from sm.cowutil.vhd.headers import Headers, load_headers, metadata_ranges
+from sm.cowutil.vhd.locator import SLOT_SIZE, Spelling, spell_parent
+
+
+@dataclass(frozen=True, slots=True)
+class ParentIdentity:
+    """What a child records of its parent.
+
+    `name`: base name. `unique_id`: 16 bytes, zero for a raw parent. `virtual_size` in bytes.
+    `modified`: Unix time of the last change of its file.
+    """
+
+    name: str
+    unique_id: bytes
+    virtual_size: int
+    modified: float
+
+
+def identify_parent(parent: ImageRef, open_file: Opener) -> ParentIdentity:
+    """Read what a child must record of `parent`, which is not changed.
+
+    `ImageUnsafe` where its name cannot be recorded.
+    """
+    spell_parent(parent.path, parent.path.name, 0)
+    modified = parent.path.stat().st_mtime
+    file = open_file(parent.path, Access.READ)
+    try:
+        if parent.format == "raw":
+            return ParentIdentity(parent.path.name, NO_PARENT_ID, file.size(), modified)
+        if parent.format != "vhd":
+            raise ImageUnsupported(parent.path, f"{parent.format} below a VHD", "use VHD or raw")
+        footer = load_headers(file).footer
+    finally:
+        file.close()
+    if footer.unique_id == NO_PARENT_ID:
+        raise ImageCorrupt(parent.path, "footer unique id", 68, "a null id means a raw parent")
+    return ParentIdentity(parent.path.name, footer.unique_id, footer.current_size, modified)
+
+
+def linked(header: Header, parent: ParentIdentity, spelling: Spelling, now: float) -> Header:
+    """`header` with a link to `parent`, whose time is never after `now`: checkers refuse that."""
+    return replace(
+        header,
+        parent_id=parent.unique_id,
+        parent_timestamp=timestamp(min(parent.modified, now)),
+        parent_name=spelling.parent_name,
+        locators=spelling.locators,
+    )
+
+
+def relink(file: BlockFile, headers: Headers, parent: ParentIdentity, now: float) -> bool:
+    """Name `parent` in `headers`' image, durably and in one step; the file is open for writing.
+
+    The new locators go into free space in front of the tables, then one write of the header
+    switches to them. A crash leaves the old or the new link. False, and nothing changed, when there
+    is no free space: see `growth.make_room`.
+    """
+    ranges = metadata_ranges(file, headers)
+    slot = free_room(headers, ranges, max(end for _, end in ranges), SLOT_SIZE)
+    if slot is None:
+        return False
+    relink_at(file, headers, parent, slot, now)
+    return True
+
+
+def relink_at(
+    file: BlockFile, headers: Headers, parent: ParentIdentity, slot: int, now: float
+) -> None:
+    """The same with locators at byte `slot`, where `SLOT_SIZE` bytes are free."""
+    spelling = spell_parent(file.path, parent.name, slot)
+    header = linked(headers.header, parent, spelling, now)
+    file.write(slot, spelling.contents)
+    replace_header(file, headers, header)
+    file.flush()

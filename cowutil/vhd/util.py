@@ -1,0 +1,196 @@
+"""`VhdUtil`: the VHD format as the storage manager uses it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sm.cowutil.base import (
+    CheckReport,
+    CowUtil,
+    ImageInfo,
+    ImageRef,
+    Layer,
+    ParentLink,
+    Progress,
+    SizeLimits,
+    ToolRunner,
+    no_progress,
+)
+from sm.cowutil.errors import ImageUnsafe, ImageUnsupported
+from sm.cowutil.vhd import layout
+from sm.cowutil.vhd.block_file import Access, BlockFile, Opener, open_file, read, sync_name
+from sm.cowutil.vhd.change import hide
+from sm.cowutil.vhd.create import disk_size, write_child, write_dynamic
+from sm.cowutil.vhd.footer import FOOTER_SIZE, MAX_VIRTUAL_SIZE, Kind
+from sm.cowutil.vhd.header import BLOCK_SIZE
+from sm.cowutil.vhd.headers import Headers, load_headers
+from sm.cowutil.vhd.locator import SLOT_SIZE, has_raw_parent, parent_name
+from sm.cowutil.vhd.parent import ParentIdentity, identify_parent, relink, relink_at
+
+if TYPE_CHECKING:
+    from sm.cowutil.extents import Extents
+
+# Whatever reads tables imports numpy, 100 ms that reading or changing headers must not cost;
+# therefore the imports inside methods here (PLC0415).
+
+
+class VhdUtil(CowUtil):
+    """Dynamic and differencing VHDs, read and written natively; fixed ones read only.
+
+    Sizes that are no multiple of the granularity are rounded up, as every other tool for the format
+    does. What is written keeps to the specification and to blktap's rules.
+    """
+
+    name = "vhd"
+    limits = SizeLimits(BLOCK_SIZE, MAX_VIRTUAL_SIZE, BLOCK_SIZE)
+    parent_formats = frozenset({"vhd", "raw"})
+
+    def __init__(
+        self,
+        runner: ToolRunner,
+        open_file: Opener = open_file,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`runner` is what every format is given; this one starts no child process."""
+        self._open_file = open_file
+        self._clock = clock
+
+    def info(self, path: Path) -> ImageInfo:
+        """Read the footers, the header, and the locators of the parent."""
+        with self._opened(path, Access.READ) as file:
+            headers = load_headers(file)
+            return ImageInfo(
+                path,
+                self.name,
+                headers.footer.current_size,
+                headers.sparse.block_size if headers.sparse else headers.footer.current_size,
+                headers.footer.hidden,
+                _parent(file, headers),
+                None if headers.sparse else headers.footer.current_size + FOOTER_SIZE,
+            )
+
+    def allocated_extents(self, path: Path) -> Extents:
+        """Read the table and the sector bitmaps: exact to the sector."""
+        with self.open_layer(path) as layer:
+            return layer.map().extents()
+
+    def allocated_size(self, path: Path) -> int:
+        """Count allocated blocks from the table alone: whole blocks, never too few."""
+        from sm.cowutil.vhd.layer import VhdLayer  # noqa: PLC0415
+
+        with VhdLayer(self._open_file(path, Access.READ)) as layer:
+            return layer.allocated_size()
+
+    def open_layer(self, path: Path) -> Layer:
+        """Open for reading guest data; the tables are read when first needed."""
+        from sm.cowutil.vhd.layer import VhdLayer  # noqa: PLC0415
+
+        return VhdLayer(self._open_file(path, Access.READ))
+
+    def full_size(self, virtual_size: int) -> int:
+        """The bytes that a volume needs for the fully written disk; see `layout.full_size`."""
+        return layout.full_size(virtual_size)
+
+    def create(self, path: Path, virtual_size: int) -> None:
+        """Make an empty dynamic disk; ENOSPC where a volume cannot hold its tables."""
+        size = disk_size(path, virtual_size)
+        with self._opened(path, Access.CREATE) as file:
+            write_dynamic(file, size, self._clock())
+            sync_name(file)
+
+    def resize(self, path: Path, virtual_size: int) -> None:
+        """Grow the disk; see `growth` for what a crash may leave."""
+        from sm.cowutil.vhd.growth import grow  # noqa: PLC0415
+        from sm.cowutil.vhd.writer import ImageWriter  # noqa: PLC0415
+
+        with self._opened(path, Access.WRITE) as file:
+            grow(ImageWriter(file), virtual_size)
+
+    def check(self, path: Path) -> CheckReport:
+        """Examine footers, header, link, tables, batmap; see `check` for what counts as a leak."""
+        from sm.cowutil.vhd.check import examine  # noqa: PLC0415
+
+        with self._opened(path, Access.READ) as file:
+            return examine(file, self._clock())
+
+    def repair(self, path: Path) -> CheckReport:
+        """Mend what `repair` can, then check."""
+        from sm.cowutil.vhd.check import examine  # noqa: PLC0415
+        from sm.cowutil.vhd.repair import mend  # noqa: PLC0415
+
+        with self._opened(path, Access.WRITE) as file:
+            mend(file)
+            return examine(file, self._clock())
+
+    def snapshot(self, path: Path, parent: ImageRef, virtual_size: int) -> None:
+        """Make an empty child of a VHD or raw parent."""
+        identity = self._identify(path, parent)
+        size = disk_size(path, virtual_size, identity.virtual_size)
+        with self._opened(path, Access.CREATE) as file:
+            write_child(file, size, identity, self._clock())
+            sync_name(file)
+
+    def set_parent(self, path: Path, parent: ImageRef) -> None:
+        """Replace the link of a differencing image; see `parent.relink` for crashes."""
+        identity = self._identify(path, parent)
+        with self._opened(path, Access.WRITE) as file:
+            headers = load_headers(file)
+            if headers.footer.kind is not Kind.DIFFERENCING:
+                raise ImageUnsupported(path, "no parent", "only a differencing image has one")
+            if not relink(file, headers, identity, self._clock()):
+                self._relink_in_new_room(file, identity)
+
+    def set_hidden(self, path: Path, hidden: bool) -> None:
+        """Write the mark to the copy of the footer, then to the footer at the end."""
+        with self._opened(path, Access.WRITE) as file:
+            if not hide(file, load_headers(file), hidden):
+                from sm.cowutil.vhd.writer import ImageWriter  # noqa: PLC0415
+
+                ImageWriter(file).set_footer(hidden=hidden)
+
+    def coalesce(
+        self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
+    ) -> int:
+        """Merge; see `coalesce` for how and in what order."""
+        from sm.cowutil.vhd.coalesce import merge  # noqa: PLC0415
+
+        return merge(chain, into, progress, self._open_file)
+
+    def _relink_in_new_room(self, file: BlockFile, identity: ParentIdentity) -> None:
+        from sm.cowutil.vhd.growth import make_room  # noqa: PLC0415
+        from sm.cowutil.vhd.writer import ImageWriter  # noqa: PLC0415
+
+        writer = ImageWriter(file)
+        slot = make_room(writer, SLOT_SIZE)
+        relink_at(file, writer.headers, identity, slot, self._clock())
+        writer.reload()
+        writer.seal()
+
+    def _identify(self, path: Path, parent: ImageRef) -> ParentIdentity:
+        if parent.path.parent != path.parent:
+            raise ImageUnsafe(path, f"its parent {parent.path} would be in another folder")
+        return identify_parent(parent, self._open_file)
+
+    @contextmanager
+    def _opened(self, path: Path, access: Access) -> Iterator[BlockFile]:
+        file = self._open_file(path, access)
+        try:
+            yield file
+        finally:
+            file.close()
+
+
+def _parent(file: BlockFile, headers: Headers) -> ParentLink | None:
+    if headers.footer.kind is not Kind.DIFFERENCING:
+        return None
+    header = headers.header
+
+    def fetch(offset: int, length: int) -> bytes:
+        return read(file, offset, length)
+
+    name = parent_name(file.path, header, fetch)
+    return ParentLink(name, "raw" if has_raw_parent(header) else "vhd")

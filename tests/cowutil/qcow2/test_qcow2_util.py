@@ -1,0 +1,219 @@
+"""What `Qcow2Util` does beyond the contract: tool errors, sizes, volumes, refusals."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from sm.cowutil.base import ImageRef
+from sm.cowutil.errors import (
+    ImageBusy,
+    ImageCorrupt,
+    ImageError,
+    ImageUnsafe,
+    ImageUnsupported,
+    SizeOutOfRange,
+)
+from sm.cowutil.qcow2.sizing import full_size
+from sm.cowutil.qcow2.util import Qcow2Util
+from sm.process import run
+from tests.cowutil.contract import subjects as qemu_contract
+from tests.cowutil.qcow2.images import MIB, alone, content, qemu, qemu_check, qemu_io
+
+UTIL = Qcow2Util(run)
+
+
+@pytest.fixture
+def volumes(tmp_path: Path) -> Iterator[list[Path]]:
+    """Three block devices of 16 MiB full of old data."""
+    with ExitStack() as stack:
+        devices = []
+        for number in range(3):
+            backing = tmp_path / f"volume{number}.img"
+            backing.write_bytes(b"\xee" * (16 * MIB))
+            made = subprocess.run(
+                ["losetup", "-f", "--show", str(backing)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if made.returncode:
+                pytest.skip("no loop devices here")
+            devices.append(Path(made.stdout.strip()))
+            stack.callback(subprocess.run, ["losetup", "-d", str(devices[-1])], check=True)
+        yield devices
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with 4 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4M", "none", str(folder)], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no mounts here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_an_image_on_a_volume(volumes: list[Path]) -> None:
+    volume = volumes[0]
+    UTIL.create(volume, 8 * MIB)
+    assert content(volume) == bytes(8 * MIB)
+    qemu_io(volume, "write -P 1 1M 1M")
+    UTIL.set_hidden(volume, True)
+    UTIL.resize(volume, 12 * MIB)
+    info = UTIL.info(volume)
+    assert info.hidden
+    assert info.virtual_size == 12 * MIB
+    assert UTIL.allocated_size(volume) == MIB
+    assert UTIL.check(volume).clean
+    assert UTIL.used_size(volume) < 4 * MIB
+    UTIL.create(volume, 8 * MIB)  # a volume is there to be overwritten
+    assert UTIL.allocated_size(volume) == 0
+
+
+def test_a_merge_on_volumes(volumes: list[Path]) -> None:
+    base, middle, top = (ImageRef(volume, "qcow2") for volume in volumes)
+    UTIL.create(base.path, 8 * MIB)
+    qemu_contract.qemu_io([base], "write -P 1 0 4M")
+    UTIL.snapshot(middle.path, base, 8 * MIB)
+    qemu_contract.qemu_io([middle, base], "write -P 2 1M 1M")
+    UTIL.snapshot(top.path, middle, 8 * MIB)
+    qemu_contract.qemu_io([top, middle, base], "write -P 3 1536k 1M")
+    expected = qemu_contract.qemu_content([top, middle, base])
+    assert UTIL.coalesce([top, middle, base], 1) == MIB
+    assert qemu_contract.qemu_content([middle, base]) == expected
+    UTIL.set_parent(top.path, base)
+    UTIL.coalesce([middle, base], 1)
+    assert qemu_contract.qemu_content([base]) == expected
+    assert qemu_contract.qemu_content([top, base]) == expected
+
+
+def test_a_merge_into_a_raw_volume(volumes: list[Path]) -> None:
+    base, top = ImageRef(volumes[0], "raw"), ImageRef(volumes[1], "qcow2")
+    UTIL.snapshot(top.path, base, 16 * MIB)
+    qemu_contract.qemu_io([top, base], "write -P 3 1536k 1M", "write -z 4M 1M")
+    expected = qemu_contract.qemu_content([top, base])
+    UTIL.coalesce([top, base], 1)
+    assert qemu_contract.qemu_content([base]) == expected
+
+
+def test_a_locked_image_is_busy(tmp_path: Path) -> None:
+    path, parent = tmp_path / "a", tmp_path / "b"
+    UTIL.create(path, MIB)
+    UTIL.create(parent, MIB)
+    holder = subprocess.Popen(
+        ["qemu-io", alone(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        holder.stdin.write("read 0 512\n")
+        holder.stdin.flush()
+        holder.stdout.readline()
+        with pytest.raises(ImageBusy):
+            UTIL.resize(path, 2 * MIB)
+        with pytest.raises(ImageBusy):
+            UTIL.set_parent(path, ImageRef(parent, "qcow2"))
+    finally:
+        holder.communicate("quit\n")
+    UTIL.resize(path, 2 * MIB)
+
+
+def test_a_full_disk_is_told_as_the_system_does(small_disk: Path) -> None:
+    base, top = ImageRef(small_disk / "base", "qcow2"), ImageRef(small_disk / "top", "qcow2")
+    UTIL.create(base.path, 8 * MIB)
+    UTIL.snapshot(top.path, base, 8 * MIB)
+    qemu_io(top.path, "write -P 1 0 1920k")
+    with pytest.raises(OSError, match="No space") as caught:
+        UTIL.coalesce([top, base], 1)
+    assert caught.value.errno == errno.ENOSPC
+    assert content(top.path) == b"\x01" * (1920 << 10) + bytes(8 * MIB - (1920 << 10))
+    found = qemu_check(base.path)
+    assert found is not None
+    assert found[0] == 0
+
+
+def test_other_failures_carry_the_words_of_the_tool(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "a"
+    with pytest.raises(ImageError, match="No such file"):
+        UTIL.create(path, MIB)
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb"])
+def test_parents_whose_names_would_be_refused_later(name: str, tmp_path: Path) -> None:
+    parent = tmp_path / name
+    qemu("qemu-img", "create", "-q", "-f", "raw", parent, "1M")
+    with pytest.raises(ImageUnsafe):
+        UTIL.snapshot(tmp_path / "child", ImageRef(parent, "raw"), MIB)
+    assert not (tmp_path / "child").exists()
+
+
+def test_parents_of_other_formats_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageUnsupported):
+        UTIL.snapshot(tmp_path / "child", ImageRef(tmp_path / "parent", "vhd"), MIB)
+
+
+def test_a_larger_parent_is_refused(tmp_path: Path) -> None:
+    UTIL.create(tmp_path / "a", MIB)
+    UTIL.create(tmp_path / "b", 2 * MIB)
+    before = (tmp_path / "a").read_bytes()
+    with pytest.raises(SizeOutOfRange):
+        UTIL.set_parent(tmp_path / "a", ImageRef(tmp_path / "b", "qcow2"))
+    assert (tmp_path / "a").read_bytes() == before
+
+
+def test_a_resize_does_not_open_the_parent(tmp_path: Path) -> None:
+    base, child = tmp_path / "base", tmp_path / "child"
+    UTIL.create(base, MIB)
+    UTIL.snapshot(child, ImageRef(base, "qcow2"), MIB)
+    base.unlink()
+    UTIL.resize(child, 2 * MIB)
+    parent = UTIL.info(child).parent
+    assert parent is not None
+    assert (parent.name, parent.format) == ("base", "qcow2")
+
+
+@pytest.mark.parametrize("size", [65536, MIB, 100 * MIB, 1 << 30, 100 << 30, 1 << 40, 16 << 40])
+def test_the_full_size_is_at_least_what_qemu_measures(size: int) -> None:
+    measure = ("qemu-img", "measure", "--output=json", "-O", "qcow2", "-o", "compat=1.1")
+    told = json.loads(qemu(*measure, "--size", str(size)))["fully-allocated"]
+    # L1 and refcount table are counted once more; qemu moves them when they grow.
+    assert told < full_size(size) <= told + 6 * 65536
+
+
+def test_used_size_is_the_end_of_what_qemu_uses(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    UTIL.create(path, 64 * MIB)
+    qemu_io(path, "write -P 1 0 5M", "write -P 2 20M 1M", "discard 1M 1M")
+    end = UTIL.used_size(path)
+    qemu_info = json.loads(qemu("qemu-img", "check", "--output=json", alone(path)))
+    assert end == qemu_info["image-end-offset"]
+    expected = content(path)
+    with path.open("r+b") as file:
+        file.truncate(end)
+    assert content(path) == expected
+    assert qemu_check(path) == (0, 0)
+
+
+def test_a_corrupt_table_is_refused_where_it_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    UTIL.create(path, 64 * MIB)
+    with path.open("r+b") as file:
+        file.seek(40)
+        l1 = int.from_bytes(file.read(8), "big")
+        file.seek(l1)
+        file.write((1 << 50).to_bytes(8, "big"))
+    for call in (UTIL.open_layer, UTIL.allocated_size, UTIL.allocated_extents):
+        with pytest.raises(ImageCorrupt, match=f"L1 entry at byte {l1}"):
+            call(path)
+    assert not UTIL.check(path).clean

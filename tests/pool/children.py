@@ -1,0 +1,78 @@
+"""What the processes of the tests do: `python -m tests.pool.children WORK DATABASE ...`."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sm.errors import DuplicateKey
+from sm.pool.base import NewVdi
+from sm.pool.embedded import EmbeddedPool
+from tests.pool.conftest import HOST_UUID
+
+KEYS = {f"key{number}": "x" * 500 for number in range(12)}
+"""Enough for a transaction of several pages."""
+
+WAIT_SECONDS = 30
+
+
+def race(pool: EmbeddedPool, vdi: str, me: str, rounds: str, start: str) -> None:
+    """Add the same keys as all others; print those that were added, and when ready."""
+    pool.vdi(vdi)
+    wait(Path(start))
+    for number in range(int(rounds)):
+        try:
+            pool.add_to_vdi_sm_config(vdi, f"host_{number}", me)
+        except DuplicateKey:
+            continue
+        print(number)
+
+
+def introduce(pool: EmbeddedPool, sr: str, prefix: str, count: str) -> None:
+    """Introduce VDIs with all of `KEYS`; print the UUID of each when it is there."""
+    for number in range(int(count)):
+        uuid = f"{prefix}-{number}"
+        pool.introduce_vdi(NewVdi(uuid, sr, 1, sm_config=KEYS))
+        print(uuid, flush=True)
+
+
+def register(pool: EmbeddedPool, me: str, rounds: str, start: str) -> None:
+    """Be among the first users of one new database after the other; print our host's reference."""
+    for number in range(int(rounds)):
+        wait(Path(f"{start}-{number}"))
+        with EmbeddedPool(pool_path().with_name(f"{number}.db"), me, "another") as made:
+            print(made.this_host().ref, flush=True)
+
+
+def wait(gate: Path) -> None:
+    """Say that we are ready, and wait until all may go; give up when nobody says so."""
+    print("ready", flush=True)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not gate.exists():
+        if time.monotonic() > deadline:
+            sys.exit("nobody opened the gate")
+        time.sleep(0.001)
+
+
+def read(pool: EmbeddedPool, sr: str, vdi: str) -> None:
+    """Call everything that only reads."""
+    pool.this_host(), pool.hosts(), pool.srs(), pool.pbds(sr), pool.vdis(sr), pool.tasks(sr)
+    record = pool.vdi(vdi)
+    pool.sr_by_uuid(pool.sr(record.sr).uuid)
+    pool.vdi_by_uuid(record.uuid)
+    pool.update_vdi(vdi, managed=record.managed, virtual_size=record.virtual_size)
+
+
+def pool_path() -> Path:
+    return Path(sys.argv[2])
+
+
+if __name__ == "__main__":
+    work: dict[str, Callable[..., None]] = {
+        "race": race,
+        "introduce": introduce,
+        "register": register,
+        "read": read,
+    }
+    with EmbeddedPool(pool_path(), HOST_UUID, "here") as opened:
+        work[sys.argv[1]](opened, *sys.argv[3:])
