@@ -27,8 +27,8 @@ def merge(runner: ToolRunner, chain: Sequence[ImageRef], into: int, progress: Pr
     """
     if not 0 < into < len(chain):
         raise ValueError(f"no image {into} to merge into in a chain of {len(chain)}")
-    sizes = [_usable_size(member) for member in chain[: into + 1]]
-    for member, size, below in zip(chain[:into], sizes[:-1], sizes[1:], strict=True):
+    sizes = [_usable_size(member, position < into) for position, member in enumerate(chain)]
+    for member, size, below in zip(chain[:into], sizes, sizes[1:], strict=False):
         if size < below:
             advice = f"it has {size} bytes, its parent {below}; grow it first"
             raise ImageUnsupported(member.path, "a disk smaller than its parent's", advice)
@@ -56,9 +56,12 @@ def merged_extents(members: Sequence[ImageRef]) -> Extents:
     return held
 
 
-def _usable_size(member: ImageRef) -> int:
-    """The virtual size of a member, once it is fit to take part."""
-    if member.format != "qcow2":
+def _usable_size(member: ImageRef, merged: bool) -> int:
+    """The virtual size of a member, once it is fit to take part; `merged`: its data is to move."""
+    if member.format not in ("qcow2", "raw") or (merged and member.format == "raw"):
+        advice = "only QCOW2 images can be merged, over QCOW2 or raw ones"
+        raise ImageUnsupported(member.path, f"the format {member.format}", advice)
+    if member.format == "raw":
         with RawLayer(member.path) as layer:
             return layer.virtual_size
     with Source(member.path) as source:

@@ -20,15 +20,17 @@ from sm.cowutil.vhd.footer import (
     checksum,
     timestamp,
 )
+from sm.cowutil.vhd.geometry import SECTOR
 from sm.cowutil.vhd.header import BLOCK_SIZE, Header, pack_batmap_header
 from sm.cowutil.vhd.headers import HEADER_OFFSET
 from sm.cowutil.vhd.layout import (
     LOCATOR_OFFSET,
     TABLE_OFFSET,
+    batmap_offset,
     batmap_sectors,
+    metadata_end,
     round_up,
     table_size,
-    tables_size,
 )
 from sm.cowutil.vhd.locator import spell_parent
 from sm.cowutil.vhd.parent import ParentIdentity, linked
@@ -40,15 +42,6 @@ def disk_size(path: Path, virtual_size: int, minimum: int = BLOCK_SIZE) -> int:
     if virtual_size < minimum or size > MAX_VIRTUAL_SIZE:
         raise SizeOutOfRange(path, virtual_size, minimum, MAX_VIRTUAL_SIZE)
     return size
-
-
-def empty_tables(offset: int, entries: int) -> bytes:
-    """Allocation table, batmap header and batmap for byte `offset`, with no block allocated."""
-    sectors = batmap_sectors(entries)
-    table = (b"\xff" * (4 * entries)).ljust(table_size(entries), b"\0")
-    batmap_offset = offset + len(table) + 512
-    header = pack_batmap_header(batmap_offset, sectors, checksum(b""))
-    return table + header + bytes(sectors * 512)
 
 
 def write_fixed(file: BlockFile, size: int, now: float) -> None:
@@ -80,7 +73,8 @@ def _footer(kind: Kind, size: int, now: float) -> Footer:
 
 def _write(file: BlockFile, footer: Footer, header: Header, locators: bytes = b"") -> None:
     raw = footer.pack()
-    end = TABLE_OFFSET + tables_size(header.table_entries)
+    entries = header.table_entries
+    end = metadata_end(entries)
     if not file.resizable and file.size() < end + FOOTER_SIZE:
         raise no_space(file)
     place = end if file.resizable else file.size() - FOOTER_SIZE
@@ -91,7 +85,10 @@ def _write(file: BlockFile, footer: Footer, header: Header, locators: bytes = b"
         file.flush()
     front = header.pack().ljust(LOCATOR_OFFSET - HEADER_OFFSET, b"\0") + locators
     file.write(HEADER_OFFSET, front.ljust(TABLE_OFFSET - HEADER_OFFSET, b"\0"))
-    file.write(TABLE_OFFSET, empty_tables(TABLE_OFFSET, header.table_entries))
+    table = (b"\xff" * (4 * entries)).ljust(table_size(entries), b"\0")
+    sectors, offset = batmap_sectors(entries), batmap_offset(entries)
+    file.write(TABLE_OFFSET, table + pack_batmap_header(offset, sectors, checksum(b"")))
+    file.write(offset, bytes(sectors * SECTOR))
     file.flush()
     file.write(0, raw)
     file.flush()

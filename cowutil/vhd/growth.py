@@ -1,9 +1,10 @@
 """Make a disk larger, and make room for larger tables.
 
 The table of a new image fits its size, as other programs expect. The first growth beyond it adds a
-table for the largest disk (4 MiB), so that no later growth needs another. The blocks in its way
-move to the end of the file first, because a checker takes a block in front of any metadata for
-corrupt.
+table for the largest disk (4 MiB), so that no later growth needs another. Our own images have a
+hole for it. In an image by another program the blocks in its way move to the end of the file first,
+because a checker takes a block in front of any metadata for corrupt; nobody else may have such an
+image open then, not even for reading.
 
 States that a crash may leave, each with the guest's data whole and the old size, until the last:
 blocks moved and their old places unused; the new tables written but not named by the header; the
@@ -23,7 +24,7 @@ from sm.cowutil.vhd.block_file import read
 from sm.cowutil.vhd.change import free_room, replace_header
 from sm.cowutil.vhd.footer import MAX_VIRTUAL_SIZE
 from sm.cowutil.vhd.geometry import SECTOR
-from sm.cowutil.vhd.header import UNUSED, pack_batmap_header
+from sm.cowutil.vhd.header import UNUSED, Header, pack_batmap_header
 from sm.cowutil.vhd.headers import MAX_BLOCKS, batmap_header, has_batmap, metadata_ranges
 from sm.cowutil.vhd.layout import batmap_sectors, round_up, table_size, tables_size
 from sm.cowutil.vhd.writer import ImageWriter
@@ -36,17 +37,22 @@ def grow(writer: ImageWriter, virtual_size: int) -> None:
     header, old = writer.headers.header, writer.headers.footer.current_size
     size = round_up(virtual_size, GRANULARITY)
     blocks = -(-size // header.block_size)
-    most = min(MAX_VIRTUAL_SIZE, MAX_BLOCKS * header.block_size)
+    most = largest_table(header) * header.block_size
     if virtual_size < old or size > most:
         raise SizeOutOfRange(writer.file.path, virtual_size, old, most)
     if virtual_size == old:
         return
     blank_behind(writer, old)
     if blocks > header.table_entries:
-        add_tables(writer, most // header.block_size)
+        add_tables(writer, largest_table(header))
     empty_entries(writer, blocks)
     writer.set_footer(current_size=size)
     writer.reload()
+
+
+def largest_table(header: Header) -> int:
+    """How many entries the table of the largest disk has."""
+    return min(MAX_VIRTUAL_SIZE // header.block_size, MAX_BLOCKS)
 
 
 def make_room(writer: ImageWriter, size: int) -> int:

@@ -99,7 +99,8 @@ def batmap_header(file: BlockFile, headers: Headers) -> BatmapHeader | None:
     found = unpack_batmap_header(read(file, at, BATMAP_HEADER_SIZE))
     if found is None:
         return None
-    if found.offset < SECTOR or found.offset % SECTOR or found.end > headers.file_size:
+    outside = found.offset < SECTOR or found.offset % SECTOR or found.end > headers.file_size
+    if outside or found.sectors * SECTOR > MAX_BLOCKS:
         problem = f"no place for {found.sectors} sectors in this file"
         raise ImageCorrupt(headers.path, "batmap offset", at + 8, f"{found.offset} is {problem}")
     return found
@@ -185,6 +186,8 @@ def _check_table(headers: Headers) -> None:
     if header.table_entries < headers.block_count:
         problem = f"{header.table_entries} do not cover the virtual size"
         raise refuse("table entries", 28, problem)
+    if header.table_entries > MAX_BLOCKS:
+        raise refuse("table entries", 28, f"{header.table_entries} are more than any disk needs")
     if header.table_offset + header.table_entries * 4 > headers.file_size:
         raise refuse("table offset", 16, "the table reaches beyond the file")
     if header.table_offset < at + HEADER_SIZE and header.table_end > at:

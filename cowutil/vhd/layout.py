@@ -4,11 +4,15 @@
     512     header
     1536    spare header, used while the header is replaced
     2560    two slots for parent locators, so that a new link is written beside the old one
-    8192    block allocation table, then batmap header and batmap
+    8192    block allocation table, then batmap header
+            a hole where the tables of the largest disk (4 MiB) fit
+            batmap
             blocks, data on 4 KiB boundaries
     end     footer
 
-Locators lie in front of the table, where no writer that appends blocks behind it can reach them.
+Locators and the hole lie in front of the batmap, where no writer that appends blocks behind the
+metadata can reach them. The hole costs no space in a file. Thanks to it growth moves no block, so a
+reader that has the image open meanwhile, with its table in memory, keeps reading right.
 """
 
 from __future__ import annotations
@@ -46,15 +50,21 @@ def tables_size(entries: int) -> int:
     return table_size(entries) + BATMAP_HEADER_SIZE + batmap_sectors(entries) * SECTOR
 
 
-def full_size(virtual_size: int) -> int:
-    """What an image of `virtual_size` needs when every block is written and it has grown before.
+def batmap_offset(entries: int) -> int:
+    """Where the batmap of a new image is: behind the hole, so that the hole stays one."""
+    return TABLE_OFFSET + table_size(entries) + BATMAP_HEADER_SIZE + tables_size(MAX_ENTRIES)
 
-    The first growth beyond the table adds one for the largest disk and moves the blocks that were
-    in its way; at most one block's room is lost between that table and the next block.
-    """
+
+def metadata_end(entries: int) -> int:
+    """The byte behind the metadata of a new image."""
+    return batmap_offset(entries) + batmap_sectors(entries) * SECTOR
+
+
+def full_size(virtual_size: int) -> int:
+    """What an image of ours needs when every block is written, whether it has grown or not."""
     entries = -(-virtual_size // BLOCK_SIZE)
-    tables = TABLE_OFFSET + tables_size(entries) + tables_size(MAX_ENTRIES)
-    return round_up(tables, DATA_ALIGNMENT) + (entries + 1) * BLOCK_ROOM + FOOTER_SIZE
+    first = round_up(metadata_end(entries) + SECTOR, DATA_ALIGNMENT)
+    return first + entries * BLOCK_ROOM + FOOTER_SIZE
 
 
 def batmap_checked_bytes(virtual_size: int) -> int:

@@ -7,7 +7,7 @@ good relative one is ignored, and any other path is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sm.cowutil.errors import ImageCorrupt, ImageUnsafe
@@ -22,12 +22,6 @@ ENCODINGS = {MAC_URL: "utf-8", WINDOWS_ABSOLUTE: "utf-16-le", WINDOWS_RELATIVE: 
 
 MAX_LOCATOR = 4096
 """More than any file system allows for a path; a longer locator is refused unread."""
-
-LOCATOR_SPACE = 1024
-"""Room for `.\\` and the longest base name, 255 characters, in UTF-16."""
-
-SLOT_SIZE = 2 * LOCATOR_SPACE
-"""What both locators that we write take together."""
 
 MAX_NAME = 255
 NAME_FIELD = 512
@@ -66,11 +60,16 @@ def parent_name(path: Path, header: Header, fetch: Callable[[int, int], bytes]) 
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """A parent's name as the header holds it; `contents` go to the `SLOT_SIZE` bytes of a slot."""
+    """A parent's name as the header holds it; `contents` go to the slot that the locators name."""
 
     parent_name: bytes
     locators: tuple[Locator | None, ...]
     contents: bytes
+
+
+def slot_size(path: Path, name: str) -> int:
+    """How many bytes of the image at `path` the locators for `name` take: whole sectors."""
+    return len(spell_parent(path, name, 0).contents)
 
 
 def spell_parent(path: Path, name: str, slot: int) -> Spelling:
@@ -78,20 +77,29 @@ def spell_parent(path: Path, name: str, slot: int) -> Spelling:
 
     `ImageUnsafe` where the name would not be read back.
     """
-    if _plain(f".\\{name}") != name or len(name.encode("utf-16-be")) > 2 * MAX_NAME:
+    field = name.encode("utf-16-be", "replace")
+    if _plain(f".\\{name}") != name or len(field) > 2 * MAX_NAME:
         raise ImageUnsafe(path, f"{name!r} cannot be the name of a parent")
     spellings = ((MAC_URL, f"file://./{name}"), (WINDOWS_RELATIVE, f".\\{name}"))
     locators: list[Locator | None] = [None] * LOCATOR_COUNT
-    contents = bytearray(SLOT_SIZE)
+    contents = b""
     for index, (code, text) in enumerate(spellings):
-        encoded = text.encode(ENCODINGS[code])
-        if len(encoded) > LOCATOR_SPACE:
-            raise ImageUnsafe(path, f"{name!r} is too long for the name of a parent")
-        at = index * LOCATOR_SPACE
-        contents[at : at + len(encoded)] = encoded
-        locators[index] = Locator(code, LOCATOR_SPACE, len(encoded), slot + at)
-    field = name.encode("utf-16-be").ljust(NAME_FIELD, b"\0")
-    return Spelling(field, tuple(locators), bytes(contents))
+        encoded = text.encode(ENCODINGS[code], "replace")
+        space = -(-len(encoded) // SECTOR) * SECTOR
+        locators[index] = Locator(code, space, len(encoded), slot + len(contents))
+        contents += encoded.ljust(space, b"\0")
+    return Spelling(field.ljust(NAME_FIELD, b"\0"), tuple(locators), contents)
+
+
+def one_locator(path: Path, header: Header, fetch: Callable[[int, int], bytes]) -> Header:
+    """`header` with the first locator alone that spells the name of the parent."""
+    name = parent_name(path, header, fetch)
+    for index, locator in enumerate(header.locators):
+        if locator is None or locator.code not in ENCODINGS:
+            continue
+        if _plain(_decode(path, index, locator, fetch)) == name:
+            return replace(header, locators=(locator, *(None,) * (LOCATOR_COUNT - 1)))
+    return header
 
 
 def has_raw_parent(header: Header) -> bool:

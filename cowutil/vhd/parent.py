@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageCorrupt, ImageUnsupported
-from sm.cowutil.vhd.block_file import Access, BlockFile, Opener
+from sm.cowutil.vhd.block_file import Access, BlockFile, Opener, read
 from sm.cowutil.vhd.change import free_room, replace_header
 from sm.cowutil.vhd.footer import timestamp
 from sm.cowutil.vhd.header import NO_PARENT_ID, Header
 from sm.cowutil.vhd.headers import Headers, load_headers, metadata_ranges
-from sm.cowutil.vhd.locator import SLOT_SIZE, Spelling, spell_parent
+from sm.cowutil.vhd.locator import Spelling, one_locator, slot_size, spell_parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +63,37 @@ def linked(header: Header, parent: ParentIdentity, spelling: Spelling, now: floa
 def relink(file: BlockFile, headers: Headers, parent: ParentIdentity, now: float) -> bool:
     """Name `parent` in `headers`' image, durably and in one step; the file is open for writing.
 
-    The new locators go into free space in front of the tables, then one write of the header
-    switches to them. A crash leaves the old or the new link. False, and nothing changed, when there
-    is no free space: see `growth.make_room`.
+    The new locators go into free space in front of the blocks, then one write of the header
+    switches to them. A crash leaves the old or the new link. In an image by another program the
+    space may have to come from the old locators: all but one are dropped first, which changes
+    nothing for a reader. False when there is no space even so: see `growth.make_room`.
     """
     ranges = metadata_ranges(file, headers)
-    slot = free_room(headers, ranges, max(end for _, end in ranges), SLOT_SIZE)
+    limit = max(end for _, end in ranges)
+    size = slot_size(file.path, parent.name)
+    slot = free_room(headers, ranges, limit, size)
+    if slot is None:
+        headers = _drop_locators(file, headers)
+        slot = free_room(headers, metadata_ranges(file, headers), limit, size)
     if slot is None:
         return False
     relink_at(file, headers, parent, slot, now)
     return True
 
 
+def _drop_locators(file: BlockFile, headers: Headers) -> Headers:
+    def fetch(offset: int, length: int) -> bytes:
+        return read(file, offset, length)
+
+    header = one_locator(file.path, headers.header, fetch)
+    replace_header(file, headers, header)
+    return replace(headers, sparse=header, from_spare=False)
+
+
 def relink_at(
     file: BlockFile, headers: Headers, parent: ParentIdentity, slot: int, now: float
 ) -> None:
-    """The same with locators at byte `slot`, where `SLOT_SIZE` bytes are free."""
+    """The same with locators at byte `slot`, where `slot_size` bytes are free."""
     spelling = spell_parent(file.path, parent.name, slot)
     header = linked(headers.header, parent, spelling, now)
     file.write(slot, spelling.contents)

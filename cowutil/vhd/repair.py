@@ -13,7 +13,7 @@ from sm.cowutil.vhd.batmap import checksum_of, covered_part
 from sm.cowutil.vhd.block_file import BlockFile
 from sm.cowutil.vhd.change import replace_footers
 from sm.cowutil.vhd.extents import false_claim
-from sm.cowutil.vhd.growth import add_tables, blank_behind, empty_entries
+from sm.cowutil.vhd.growth import add_tables, blank_behind, empty_entries, largest_table
 from sm.cowutil.vhd.header import NO_PARENT_ID
 from sm.cowutil.vhd.headers import batmap_header, has_batmap, load_headers
 from sm.cowutil.vhd.layout import batmap_sectors
@@ -51,7 +51,8 @@ def _mend_batmap(writer: ImageWriter) -> None:
     entries = headers.header.table_entries
     batmap = batmap_header(file, headers)
     if batmap is None or batmap.sectors < batmap_sectors(entries):
-        add_tables(writer, entries)
+        # The largest, so that it fills the room in front of the blocks.
+        add_tables(writer, largest_table(headers.header))
         return
     fits = checksum_of(covered_part(file, headers, batmap)) == batmap.checksum
     if not fits or false_claim(file, headers, writer.tables) is not None:

@@ -28,7 +28,7 @@ from sm.cowutil.vhd.create import disk_size, write_child, write_dynamic
 from sm.cowutil.vhd.footer import FOOTER_SIZE, MAX_VIRTUAL_SIZE, Kind
 from sm.cowutil.vhd.header import BLOCK_SIZE
 from sm.cowutil.vhd.headers import Headers, load_headers
-from sm.cowutil.vhd.locator import SLOT_SIZE, has_raw_parent, parent_name
+from sm.cowutil.vhd.locator import has_raw_parent, parent_name, slot_size
 from sm.cowutil.vhd.parent import ParentIdentity, identify_parent, relink, relink_at
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class VhdUtil(CowUtil):
         from sm.cowutil.vhd.writer import ImageWriter  # noqa: PLC0415
 
         writer = ImageWriter(file)
-        slot = make_room(writer, SLOT_SIZE)
+        slot = make_room(writer, slot_size(file.path, identity.name))
         relink_at(file, writer.headers, identity, slot, self._clock())
         writer.reload()
         writer.seal()

@@ -146,7 +146,9 @@ class DirectoryStore(VolumeStore):
     def remove_unfinished(self) -> int:
         """Unlink temporary files."""
         freed = 0
-        for path in self.folder.glob(f"{durable.TEMPORARY_PREFIX}*"):
+        unfinished = f"{durable.TEMPORARY_PREFIX}*"
+        # A tool that makes a file may stage it once more, behind another dot.
+        for path in (*self.folder.glob(unfinished), *self.folder.glob(f".{unfinished}")):
             freed += path.stat().st_blocks * BLOCK
             path.unlink()
         return freed

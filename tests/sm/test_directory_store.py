@@ -152,5 +152,6 @@ def test_parents_are_names_of_ours(store: DirectoryStore) -> None:
 
 def test_leftovers_are_removed(store: DirectoryStore) -> None:
     (store.folder / ".new-x").write_bytes(b"x" * 5000)
+    (store.folder / "..new-x.qcow2.new").write_bytes(b"x")
     assert store.remove_unfinished() >= 5000
     assert list(store.folder.iterdir()) == []

@@ -150,7 +150,7 @@ def test_a_member_smaller_than_its_parent_is_refused(position: int, tmp_path: Pa
 
 
 @pytest.mark.parametrize("bit", [1, 2])
-@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("position", [0, 1, 2, 3])
 def test_a_marked_member_is_refused_by_name(position: int, bit: int, tmp_path: Path) -> None:
     chain = chain_of(tmp_path, 4)
     with chain[position].path.open("r+b") as file:
@@ -158,6 +158,17 @@ def test_a_marked_member_is_refused_by_name(position: int, bit: int, tmp_path: P
         file.write(bytes([bit]))
     before = chain[2].path.read_bytes()
     with pytest.raises(ImageCorrupt, match={1: "dirty", 2: "corrupt"}[bit]) as caught:
+        UTIL.coalesce(chain, 2)
+    assert caught.value.path == chain[position].path
+    assert chain[2].path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("position", "form"), [(0, "raw"), (1, "vhd"), (3, "vhd")])
+def test_other_formats_are_not_handed_to_qemu(position: int, form: str, tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, 4)
+    before = chain[2].path.read_bytes()
+    chain[position] = ImageRef(chain[position].path, form)
+    with pytest.raises(ImageUnsupported) as caught:
         UTIL.coalesce(chain, 2)
     assert caught.value.path == chain[position].path
     assert chain[2].path.read_bytes() == before

@@ -190,7 +190,7 @@ def test_a_disk_behaves_like_its_model(
     if volume:
         # A volume: old rubbish behind the metadata, a fixed length, the footer at the end.
         footer = bytes(leaf[-512:])
-        leaf = leaf[:-512] + random.Random(6).randbytes(6 * MIB - len(leaf)) + footer
+        leaf = leaf[:-512] + random.Random(6).randbytes(6 * MIB) + footer
 
     def opened() -> VhdDisk:
 
@@ -222,7 +222,7 @@ def test_a_disk_behaves_like_its_model(
 
 def test_unwritten_parts_of_blocks_are_zero_for_readers_that_ignore_bitmaps(tmp_path: Path) -> None:
     image = tmp_path / "volume"
-    image.write_bytes(random.Random(7).randbytes(5 * MIB))
+    image.write_bytes(random.Random(7).randbytes(9 * MIB))
 
     data = bytearray(image.read_bytes())
     write_dynamic(MemoryFile(data, resizable=False), 4 * MIB, 1e9)
@@ -237,7 +237,7 @@ def test_unwritten_parts_of_blocks_are_zero_for_readers_that_ignore_bitmaps(tmp_
 
 def test_a_volume_that_is_full_says_so_and_keeps_the_disk(tmp_path: Path) -> None:
 
-    data = bytearray(3 * MIB)
+    data = bytearray(7 * MIB)
     write_dynamic(MemoryFile(data, resizable=False), 8 * MIB, 1e9)
     disk = VhdDisk(MemoryFile(data, resizable=False))
     disk.pwrite(0, b"first")

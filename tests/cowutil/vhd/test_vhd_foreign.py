@@ -113,14 +113,21 @@ def test_a_new_link_where_there_is_no_free_space(tmp_path: Path) -> None:
     image = Foreign(
         table_at=1536, locators=locators, name=name, parent=b"p" * 16, padding=b"\0",
         creator=b"tap\0", version=0x10003, extra={2048: batmap, 2560: bytes(512)},
-        blocks={1: (7680, FULL, b"z" * 2 * MIB)},
+        blocks={1: (5120, FULL, b"z" * 2 * MIB)},
     )  # fmt: skip
     path = saved(tmp_path, image.build())
     assert util().check(path).clean
-    long_name = "n" * 200 + ".vhd"
-    util().create(tmp_path / long_name, 4 * MIB)
-    for parent in ("other.vhd", long_name, "other.vhd"):
-        util().set_parent(path, ref(tmp_path / parent))
+    longest = "n" * 251 + ".vhd"
+    util().create(tmp_path / longest, 4 * MIB)
+    for parent, stays in (("other.vhd", True), (longest, False), ("other.vhd", True)):
+        places = []
+        for change in (True, False):
+            with util().open_layer(path) as layer:
+                places.append(layer.map().offset.tolist())
+            if change:
+                util().set_parent(path, ref(tmp_path / parent))
+        moved = places[0] != places[1]
+        assert moved != stays
         link = util().info(path).parent
         assert link is not None
         assert link.name == parent
@@ -253,7 +260,8 @@ def test_batmap_is_believed_only_within_its_rules(tmp_path: Path) -> None:
     fill(disk, model, seed=7, count=2)
     disk.close()
     genuine = child.read_bytes()
-    at = genuine.index(b"tdbatmap") + 512
+    header = genuine.index(b"tdbatmap")
+    at = int.from_bytes(genuine[header + 8 : header + 16], "big")
     # False bits without checksum: not believed, and noticed.
     wrong = bytearray(genuine)
     wrong[at] = 0xC0
@@ -275,7 +283,7 @@ def test_a_false_batmap_bit_cannot_hide_the_parent_of_a_new_block(tmp_path: Path
     util().snapshot(child, ref(parent), 4 * MIB)
     image = bytearray(child.read_bytes())
     header = image.index(b"tdbatmap")
-    image[header + 512] = 0xC0
+    image[int.from_bytes(image[header + 8 : header + 16], "big")] = 0xC0
     image[header + 24 : header + 28] = (0xFFFFFFFF - 0xC0).to_bytes(4, "big")
     child.write_bytes(image)
     assert any("not allocated" in problem for problem in util().check(child).corruptions)
@@ -294,7 +302,7 @@ def test_sizes_whose_last_blocks_the_batmap_checksum_misses(tmp_path: Path, bloc
     at = image.index(b"tdbatmap")
     sectors = int.from_bytes(image[at + 16 : at + 20], "big")
     assert sectors == 2
-    assert len(image) == at + 512 + 1024 + 512
+    assert len(image) == int.from_bytes(image[at + 8 : at + 16], "big") + 1024 + 512
     assert util().check(path).clean
     disk = open_disk([path])
     disk.pwrite(blocks * 2 * MIB - 512, b"e" * 512)

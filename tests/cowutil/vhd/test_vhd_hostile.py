@@ -190,7 +190,8 @@ def test_the_largest_tables_stay_within_64_mebibytes() -> None:
 @pytest.mark.parametrize(
     ("image", "length", "field"),
     [
-        (Foreign(entries=0xFFFFFFFF), 8 * MIB, "table offset"),
+        (Foreign(entries=0xFFFFFFFF), 1 << 40, "table entries"),
+        (Foreign(entries=1 << 22), 8 * MIB, "table offset"),
         (Foreign(entries=1), 8 * MIB, "table entries"),
         (Foreign(size=2040 << 30, block_size=4096), 1 << 40, "block size"),
         (Foreign(block_size=3 << 18), 8 * MIB, "block size"),

@@ -12,6 +12,7 @@ from sm.cowutil.base import CheckReport
 from sm.cowutil.errors import ImageCorrupt, ImageNotRecognised
 from sm.cowutil.vhd.check import examine
 from sm.cowutil.vhd.headers import load_headers
+from tests.cowutil.vhd.vhd_foreign import Foreign
 from tests.cowutil.vhd.vhd_power import Cut, Recorder
 from tests.cowutil.vhd.vhd_support import (
     MIB,
@@ -107,8 +108,23 @@ def test_guest_writes(tmp_path: Path, seed: int) -> None:
     assert seen == versions[-1]
 
 
-def test_resize_within_and_beyond_the_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("maker", ["ours", "another"])
+def test_resize_within_and_beyond_the_table(tmp_path: Path, maker: str) -> None:
     path, model = base(tmp_path)
+    if maker == "another":
+        # No hole in front of the blocks: they must move.
+        blocks = {
+            number: (
+                0x4000 + place * 0x201000 - 512,
+                b"\xff" * 512,
+                bytes(model[at : at + 2 * MIB]),
+            )
+            for place, number in enumerate((3, 0, 2))
+            for at in [number * 2 * MIB]
+        }
+        model[2 * MIB : 4 * MIB] = bytes(2 * MIB)
+        path.write_bytes(Foreign(size=8 * MIB, blocks=blocks).build())
+    assert content([path]) == model == qemu_content(path)
     for size in (10 * MIB, 64 * MIB):
         recorder = Recorder()
         recorder.load(path)
@@ -126,7 +142,39 @@ def test_resize_within_and_beyond_the_table(tmp_path: Path) -> None:
         assert sizes == {len(model), size}
         path.write_bytes(recorder.files[path])
         model.extend(bytes(size - len(model)))
-    assert content([path]) == model
+    assert content([path]) == model == qemu_content(path)
+
+
+def packed_child(parent: str, uuid: bytes) -> bytes:
+    """A child whose locators fill the space in front of its table: no room for new ones."""
+    windows = f".\\{parent}".encode("utf-16-le")
+    locators = [
+        (b"MacX", f"file://./{parent}".encode(), 2560, 512),
+        (b"W2ku", windows, 3072, 512),
+        (b"W2ru", windows, 3584, 512),
+    ]
+    image = Foreign(size=8 * MIB, locators=locators, name=parent, parent=uuid, table_at=4096)
+    return bytes(image.build())
+
+
+def relink_under_cuts(
+    recorder: Recorder, child: Path, parents: tuple[Path, ...], uuids: dict[str, bytes]
+) -> None:
+    """After each cut the link is the old or the new one, as a whole."""
+    vhd = util(recorder.open)
+    for parent in parents:
+        before = recorder.watch(child)
+        vhd.set_parent(child, ref(parent))
+        names = set()
+        for cut in recorder.cuts(before, seed=5, losses=12):
+            check(cut)
+            alone = util(Recorder({child: cut.content}).open)
+            link = alone.info(child).parent
+            assert link is not None
+            assert load_headers(MemoryFile(cut.content)).header.parent_id == uuids[link.name]
+            names.add(link.name)
+            usable_after(cut)
+        assert names == {known.name for known in parents}
 
 
 def test_link_and_hidden_mark(tmp_path: Path) -> None:
@@ -141,19 +189,11 @@ def test_link_and_hidden_mark(tmp_path: Path) -> None:
     uuids = {
         p.name: load_headers(MemoryFile(recorder.files[p])).footer.unique_id for p in (path, other)
     }
-    for parent in (other, path, other):
-        before = recorder.watch(child)
-        vhd.set_parent(child, ref(parent))
-        names = set()
-        for cut in recorder.cuts(before, seed=5, losses=12):
-            check(cut)
-            alone = util(Recorder({child: cut.content}).open)
-            link = alone.info(child).parent
-            assert link is not None
-            assert load_headers(MemoryFile(cut.content)).header.parent_id == uuids[link.name]
-            names.add(link.name)
-            usable_after(cut)
-        assert names == {path.name, other.name}
+    packed = tmp_path / "packed.vhd"
+    packed.write_bytes(packed_child(path.name, uuids[path.name]))
+    recorder.load(packed)
+    for image in (child, packed):
+        relink_under_cuts(recorder, image, (other, path, other), uuids)
     for hidden in (True, False):
         before = recorder.watch(child)
         vhd.set_hidden(child, hidden)
@@ -173,7 +213,7 @@ def test_create_is_whole_or_nothing(tmp_path: Path) -> None:
     for volume in (False, True):
         path = tmp_path / f"new-{volume}.vhd"
         recorder.resizable = not volume
-        stale = bytearray(random.Random(1).randbytes(MIB))
+        stale = bytearray(random.Random(1).randbytes(6 * MIB))
         stale[:512] = stale[-512:] = recorder.files[parent][:512]
         recorder.files[path] = stale if volume else bytearray()
         before = recorder.watch(path)

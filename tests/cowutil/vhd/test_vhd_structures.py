@@ -172,6 +172,24 @@ def test_sizes_are_rounded_up_and_kept_in_bounds(tmp_path: Path) -> None:
         util().create(path, 4 * MIB)
 
 
+def test_growth_moves_no_block_of_our_own_images(tmp_path: Path) -> None:
+    """A datapath may have the image open with its table in memory."""
+    path = tmp_path / "image.vhd"
+    util().create(path, 8 * MIB)
+    assert path.stat().st_blocks * 512 < 64 << 10
+    model = bytearray(8 * MIB)
+    disk = open_disk([path])
+    fill(disk, model, seed=1, count=9)
+    disk.close()
+    with util().open_layer(path) as layer:
+        before = layer.map()
+        util().resize(path, 1000 << 30)
+        for start, length in zip(before.start.tolist(), before.length.tolist(), strict=True):
+            data = bytearray(length)
+            layer.read_into(start, memoryview(data))
+            assert data == model[start : start + length]
+
+
 def test_merging_into_an_image_that_is_not_the_parent(tmp_path: Path) -> None:
     for name in ("parent.vhd", "stranger.vhd"):
         util().create(tmp_path / name, 4 * MIB)
