@@ -55,8 +55,9 @@ class Collector:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Be the only collector of this SR on this host."""
+        """Be the only collector of this SR on this host, as long as it is attached."""
         with self._repository.locks.hold("collector", self._repository.uuid, "sm-gc"):
+            self._repository.require_attached()
             yield
 
     def plan(self) -> Plan:

@@ -14,9 +14,9 @@ from types import FrameType
 
 from sm import config, log
 from sm.cowutil.errors import Cancelled
-from sm.errors import SmError
+from sm.errors import SmError, SrUnavailable
 from sm.gc.collector import Collector
-from sm.kick import socket_path
+from sm.kick import short_address, socket_path
 from sm.pool.open import open_pool
 from sm.repository import Repository
 
@@ -84,7 +84,11 @@ def _collect(repository: Repository) -> None:
 def _loop(repository: Repository) -> None:
     with _listening(socket_path(repository.settings.run, repository.uuid)) as kicks:
         while True:
-            _collect(repository)
+            try:
+                _collect(repository)
+            except SrUnavailable as error:
+                logger.info("the end: %s", error)
+                return
             kicks.settimeout(LOOK_AGAIN_SECONDS)
             with contextlib.suppress(TimeoutError):
                 kicks.recv(64)
@@ -95,7 +99,8 @@ def _listening(path: Path) -> Iterator[socket.socket]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as kicks:
-        kicks.bind(str(path))
+        with short_address(path) as address:
+            kicks.bind(address)
         try:
             yield kicks
         finally:

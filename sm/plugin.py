@@ -7,6 +7,7 @@ driver for it at every start.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from sm.smapi import xmlrpc
 
 if TYPE_CHECKING:
     from sm.sr import SrDriver
+
+log = logging.getLogger(__name__)
 
 
 def main(driver_class: type[SrDriver]) -> None:
@@ -42,3 +45,8 @@ def answer(driver_class: type[SrDriver], arguments: Sequence[str]) -> str:
         return xmlrpc.reply(perform(driver_class, method, parameters))
     except SmError as error:
         return xmlrpc.fault(error.code, error.fault_string)
+    except Exception as error:
+        # A defect of ours must reach XAPI as a fault, and its traceback the log.
+        log.exception("unexpected failure")
+        unexpected = SmError(f"{type(error).__name__}: {error}", name="GenericException")
+        return xmlrpc.fault(unexpected.code, unexpected.fault_string)

@@ -57,6 +57,10 @@ class Repository:
             Locks(settings.locks, settings.host_uuid, settings.lock_seconds),
         )
 
+    def require_attached(self) -> None:
+        """Raise `SrUnavailable` when the SR was detached since this was opened."""
+        Attachments(self.settings.run / "attached").require(self.uuid)
+
     @cached_property
     def record(self) -> SrRecord:
         """The SR's record in the pool, as it was when first asked for."""

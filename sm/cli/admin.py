@@ -50,6 +50,13 @@ class Admin:
             raise SrUnavailable(f"there is no SR {text!r}")
         return found
 
+    def only_sr(self) -> SrRecord:
+        """The SR that is meant when none is named: the only one there is."""
+        known = self.pool.srs()
+        if len(known) != 1:
+            raise InvalidArgument(f"there are {len(known)} SRs; name one with --sr")
+        return known[0]
+
     def find_vdi(self, text: str) -> tuple[SrRecord, VdiRecord]:
         """A VDI, and its SR, by UUID, unique prefix of it, or name."""
         known = [

@@ -19,7 +19,7 @@ def tree(admin: Admin, options: Namespace) -> None:
     if options.vdi:
         sr, vdi = admin.find_vdi(options.vdi)
     else:
-        sr, vdi = admin.find_sr(options.sr), None
+        sr, vdi = (admin.find_sr(options.sr) if options.sr else admin.only_sr()), None
     repository = admin.repository(sr)
     forest = repository.look("vdi tree").forest
     view = _View(forest, repository.vdis(), Collector(repository).plan())

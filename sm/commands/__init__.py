@@ -47,15 +47,18 @@ UNSUPPORTED = frozenset(
 def perform(driver_class: type[SrDriver], method: str, parameters: list[Any]) -> Value:
     """Parse a call of XAPI and carry it out, with the settings and the log of this host.
 
-    Raises only `SmError`; whatever else went wrong is logged and becomes code 1200.
+    Raises `SmError`; anything else is a defect.
     """
-    settings = config.load()
+    try:
+        settings = config.load()
+    except OSError as error:
+        raise SmError(f"the settings cannot be read: {error}") from error
     log.start(settings.log_target, settings.log_file)
     return execute(driver_class(settings), Request.parse(method, parameters))
 
 
 def execute(driver: SrDriver, request: Request) -> Value:
-    """Carry out one request; raises only `SmError`."""
+    """Carry out one request; raises `SmError`, anything else is a defect."""
     command = request.command
     handler = HANDLERS.get(command)
     if handler is None:
@@ -73,10 +76,6 @@ def execute(driver: SrDriver, request: Request) -> Value:
     except SmError as error:
         logger.warning("%s: %s", command, error)
         raise
-    except Exception as error:
-        # The last line of defence: a defect of ours must reach XAPI as a fault, not as rubbish.
-        logger.exception("%s failed unexpectedly", command)
-        raise SmError(f"{type(error).__name__}: {error}", name="GenericException") from error
     finally:
         call.close()
 

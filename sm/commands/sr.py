@@ -45,6 +45,7 @@ def _sr_attach(call: Call) -> Value:
 
 def _sr_detach(call: Call) -> Value:
     sr.detach(call.driver, call.pool, call.request.sr_uuid)
+    kick(call.settings.run, call.request.sr_uuid)  # so that its collector ends
     return None
 
 

@@ -111,3 +111,19 @@ def test_killed_at_every_step(build, cow_format: str, tmp_path: Path) -> None:
         scene.verify()
         scene.site.sm("gc", "run", "--sr", scene.sr)
         scene.verify_tidy(images)
+
+
+def test_the_next_use_of_a_disk_mends_it_first(cow_format: str, tmp_path: Path) -> None:
+    """No collector runs after the crash; the disk itself is wanted."""
+    scene, _ = leaf_scene(Site(tmp_path / "whole"), cow_format)
+    steps = steps_of(scene.site, scene.sr)
+    first = steps.index("leaf-coalesce: copy") + 1
+    for number in range(first, len(steps) + 1):
+        scene, images = leaf_scene(Site(tmp_path / str(number)), cow_format)
+        scene.site.process(CHILD, scene.sr, str(number), timeout=60)
+        scene.site.sm("vdi", "activate", scene.disk)
+        scene.write(4 * MIB, 4096, 9)
+        scene.site.sm("vdi", "deactivate", scene.disk)
+        scene.verify()
+        scene.site.sm("gc", "run", "--sr", scene.sr)
+        scene.verify_tidy(images)

@@ -1,0 +1,78 @@
+"""`sm-gc` as a process: once, and in a loop that is kicked and told to stop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import guest
+from tests.support.site import MIB, Refused, Site
+
+GC = (sys.executable, "-m", "sm.gc.daemon")
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait, for at most half a minute."""
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_once(site: Site) -> None:
+    sr = site.create_sr()
+    disk = site.create_vdi(sr, "qcow2")
+    site.delete(site.snapshot(disk))
+    ended = site.process(*GC[1:], "--sr", sr, "--once", timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert site.images(sr) == {disk}
+
+
+def test_an_sr_that_is_not_there(site: Site) -> None:
+    ended = site.process(*GC[1:], "--sr", "nonsense", "--once", timeout=60)
+    assert ended.returncode == 1
+    assert "is not attached on this host" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_loop_is_kicked_by_a_delete_and_ends_on_sigterm(site: Site) -> None:
+    sr = site.create_sr()
+    disk = site.create_vdi(sr, "vhd")
+    with subprocess.Popen([*GC, "--sr", sr], env=site.environment) as collector:
+        try:
+            wait_until((site.root / "run" / "gc" / f"{sr}.sock").exists)
+            for _ in range(2):
+                guest.write(site.chain(sr, disk), 0, MIB, 5)
+                site.delete(site.snapshot(disk))
+                wait_until(lambda: site.images(sr) == {disk})
+        finally:
+            collector.send_signal(signal.SIGTERM)
+        assert collector.wait(10) == 0
+    assert not (site.root / "run" / "gc" / f"{sr}.sock").exists()
+
+
+def test_loop_ends_when_the_sr_is_detached(site: Site) -> None:
+    sr = site.create_sr()
+    disk = site.create_vdi(sr, "vhd")
+    with subprocess.Popen([*GC, "--sr", sr], env=site.environment) as collector:
+        wait_until((site.root / "run" / "gc" / f"{sr}.sock").exists)
+        site.delete(disk)
+        wait_until(lambda: site.images(sr) == set())
+        site.sm("sr", "detach", sr)
+        assert collector.wait(30) == 0
+
+
+def test_two_collectors_take_turns(site: Site) -> None:
+    sr = site.create_sr()
+    repository = site.repository(sr)
+    with repository.locks.hold("collector", sr, "another collector"):
+        (site.root / "sm.conf").write_text("[sm]\nlock_seconds = 0.2\n")
+        with pytest.raises(Refused) as refused:
+            site.sm("gc", "run", "--sr", sr)
+    assert refused.value.error["name"] == "LockErr"
+    assert "another collector" in refused.value.error["detail"]
