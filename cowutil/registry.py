@@ -15,6 +15,9 @@ FORMATS: Mapping[str, str] = {
 }
 """Format name to `module:class`; a module is imported when its format is first used."""
 
+CLIENT_NAMES: Mapping[str, str] = {"raw": "aio"}
+"""What clients of SMAPI call a format in `vdi_type`, where that is another name."""
+
 
 class Formats:
     """The formats, each made once, all running their tools through one `ToolRunner`."""

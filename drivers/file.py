@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sm import plugin
 from sm.attachment import Attachment
+from sm.cowutil.registry import FORMATS
 from sm.errors import SmError, SrExists, SrUnavailable
 from sm.smapi.driver_info import DriverInfo
 from sm.sr import SR_RECORD, FoundSr, SrDriver, mark, marked
@@ -46,7 +47,7 @@ class FileSr(SrDriver):
             (LOCATION, "absolute path of the folder that holds the images"),
             ("preferred-image-formats", "formats for new disks, best first, by commas"),
         ),
-        image_formats=("qcow2", "vhd", "raw"),
+        image_formats=tuple(FORMATS),
     )
 
     def probe(self, device_config: Mapping[str, str]) -> list[FoundSr]:

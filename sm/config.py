@@ -15,6 +15,7 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
+from sm.cowutil.registry import FORMATS
 from sm.durable import write_file
 
 SYSTEM_ROOT = Path("/var/lib/sm")
@@ -79,7 +80,7 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
     kind = options.get("pool", "auto")
     if kind == "auto":
         kind = "xapi" if xapi_socket.exists() else "embedded"
-    formats = options.get("preferred_image_formats", "qcow2,vhd,raw")
+    formats = options.get("preferred_image_formats", ",".join(FORMATS))
     return Settings(
         root=root,
         pool_kind=kind,

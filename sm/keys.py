@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sm.cowutil.registry import CLIENT_NAMES
+
 PARENT = "vhd-parent"
 """UUID of the parent image, whatever its format; a copy of what the image says."""
 
@@ -18,12 +20,10 @@ HOST_PREFIX = "host_"
 CLAIM_PREFIX = "coalescing-"
 """On the SR: images that a collector is merging offline; the value says which, and who."""
 
-_VDI_TYPES = {"raw": "aio"}
-
 
 def vdi_type(image_format: str) -> str:
     """What `vdi_type` is called for an image format."""
-    return _VDI_TYPES.get(image_format, image_format)
+    return CLIENT_NAMES.get(image_format, image_format)
 
 
 def host_key(host_ref: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.sax.saxutils import escape
 
-from sm import sr
+from sm import process, sr
 from sm.commands.call import Call, Handler
+from sm.cowutil.base import CowUtil
+from sm.cowutil.registry import Formats
 from sm.kick import kick
 from sm.smapi.xmlrpc import Value
 from sm.vdi import require_uuid
@@ -65,7 +67,9 @@ def _sr_update(call: Call) -> Value:
 
 
 def _sr_content_type(call: Call) -> Value:
-    return ",".join(name for name in call.driver.info.image_formats if name != "raw")
+    formats = Formats(process.run)
+    names = call.driver.info.image_formats
+    return ",".join(name for name in names if isinstance(formats.get(name), CowUtil))
 
 
 HANDLERS: Mapping[str, Handler] = {
