@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sm.cowutil.base import ImageRef, Progress
+from sm.cowutil.base import Progress
 from sm.errors import RecordMissing, SmError
 from sm.gc import merge
-from sm.gc.merge import Done, Overtaken
+from sm.gc.merge import Done
 from sm.gc.planner import Coalesce
 from sm.journal import Entry
 from sm.publish import apply_update
@@ -26,44 +26,12 @@ OPERATION = "coalesce"
 
 
 def coalesce(
-    repository: Repository,
-    action: Coalesce,
-    confirm: Callable[[Coalesce], None],
-    progress: Progress,
+    repository: Repository, action: Coalesce, confirm: Callable[[], None], progress: Progress
 ) -> Done:
-    """Carry out one merge. Takes the SR lock by itself, but not for the copy.
-
-    `confirm` is called with the lock held, before anything is done.
-
-    Raises `Overtaken` when the images changed or are in use, `SrNoSpace` before anything is done.
-    """
-    top = action.images[0]
-    into = len(action.images)
-    with repository.locked(OPERATION):
-        confirm(action)
-        forest = repository.scan().forest
-        chain = merge.chain_from(repository, forest, top)
-        merge.require_space(repository, chain, into)
-        entry = repository.journal.open(
-            OPERATION,
-            top,
-            "copy",
-            format=forest[top].format,
-            into=action.into,
-            images=[*action.images, action.into],
-        )
-        try:
-            merge.claim(repository, forest, action.into, action.images)
-        except Overtaken:
-            repository.journal.close(entry)
-            raise
-    try:
-        copied = merge.copy(repository, chain, into, progress)
-    except BaseException:
-        merge.abandon(repository, entry, chain[into])
-        raise
-    entry = repository.journal.advance(entry, "relink", copied=copied)
-    return finish(repository, entry)
+    """Carry out one merge. Takes the SR lock by itself, but not for the copy; see `merge.begin`."""
+    images = [*action.images, action.into]
+    entry, copied = merge.begin(repository, OPERATION, action.images[0], images, confirm, progress)
+    return finish(repository, repository.journal.advance(entry, "relink", copied=copied))
 
 
 def finish(repository: Repository, entry: Entry) -> Done:
@@ -81,9 +49,7 @@ def recover(repository: Repository, entry: Entry) -> None:
     if entry.stage == "relink":
         finish(repository, entry)
         return
-    image_format = entry.data["format"]
-    path = repository.store.path(entry.data["into"], image_format)
-    merge.abandon(repository, entry, ImageRef(path, image_format))
+    merge.abandon(repository, entry)
 
 
 def _relink(repository: Repository, merged: list[str], into: str) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sm import keys, snapshot
 from sm.cowutil.base import Progress, no_progress
@@ -29,14 +30,6 @@ class Step:
 
     done: Done
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a run did, and why the rest was not done."""
-
-    steps: tuple[Step, ...]
-    waiting: tuple[Waiting, ...]
 
 
 class Collector:
@@ -109,9 +102,10 @@ class Collector:
     def _perform(self, action: Action) -> Done:
         if isinstance(action, Delete):
             return self._delete(action)
+        confirm = partial(self._confirm, action)
         if isinstance(action, Coalesce):
-            return coalesce.coalesce(self._repository, action, self._confirm, self._progress)
-        return leaf.leaf_coalesce(self._repository, action, self._confirm, self._progress)
+            return coalesce.coalesce(self._repository, action, confirm, self._progress)
+        return leaf.leaf_coalesce(self._repository, action, confirm, self._progress)
 
     def _delete(self, action: Delete) -> Done:
         """Remove garbage, if it still is: decided anew from a scan under the SR lock."""

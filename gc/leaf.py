@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from sm.cowutil.base import ImageRef, Progress
+from sm.cowutil.base import Progress
 from sm.gc import merge
 from sm.gc.coalesce import remove_images
 from sm.gc.merge import Done, Overtaken
@@ -29,46 +29,17 @@ OPERATION = "leaf-coalesce"
 
 
 def leaf_coalesce(
-    repository: Repository,
-    action: LeafCoalesce,
-    confirm: Callable[[LeafCoalesce], None],
-    progress: Progress,
+    repository: Repository, action: LeafCoalesce, confirm: Callable[[], None], progress: Progress
 ) -> Done:
     """Carry out one merge of a leaf. Takes the SR lock by itself, but not for the copy.
 
-    `confirm` is called with the lock held, before anything is done.
-
-    Raises `Overtaken` when the images changed or are in use, `SrNoSpace` before anything is done.
+    Raises as `merge.begin`, and `Overtaken` when the leaf changed while it was copied.
     """
-    into = len(action.images) + 1
-    with repository.locked(OPERATION):
-        confirm(action)
-        forest = repository.scan().forest
-        chain = merge.chain_from(repository, forest, action.leaf)
-        merge.require_space(repository, chain, into)
-        print_ = repository.store.fingerprint(action.leaf, forest[action.leaf].format)
-        entry = repository.journal.open(
-            OPERATION,
-            action.leaf,
-            "copy",
-            format=forest[action.leaf].format,
-            into=action.into,
-            images=[*action.images, action.into],
-            fingerprint=print_,
-        )
-        try:
-            merge.claim(repository, forest, action.into, [action.leaf, *action.images])
-        except Overtaken:
-            repository.journal.close(entry)
-            raise
-    try:
-        copied = merge.copy(repository, chain, into, progress)
-    except BaseException:
-        merge.abandon(repository, entry, chain[into])
-        raise
+    images = [*action.images, action.into]
+    entry, copied = merge.begin(repository, OPERATION, action.leaf, images, confirm, progress)
     with repository.locked(OPERATION):
         if _changed(repository, entry):
-            merge.abandon(repository, entry, chain[into])
+            merge.abandon(repository, entry)
             raise Overtaken(f"VDI {action.leaf} changed while it was copied")
         entry = repository.journal.advance(entry, "switch", copied=copied)
         return _finish(repository, entry)
@@ -76,21 +47,16 @@ def leaf_coalesce(
 
 def recover(repository: Repository, entry: Entry) -> None:
     """Finish or give up an interrupted merge."""
-    target = _target(repository, entry)
     if entry.stage == "copy":
-        merge.abandon(repository, entry, target)
+        merge.abandon(repository, entry)
         return
+    target = merge.target_of(repository, entry)
     with repository.locked(OPERATION):
         if target.path.exists() and _changed(repository, entry):
             repository.formats.cow(target.format).set_hidden(target.path, True)
-            merge.abandon(repository, entry, target)
+            merge.abandon(repository, entry)
         else:
             _finish(repository, entry)
-
-
-def _target(repository: Repository, entry: Entry) -> ImageRef:
-    image_format = entry.data["format"]
-    return ImageRef(repository.store.path(entry.data["into"], image_format), image_format)
 
 
 def _changed(repository: Repository, entry: Entry) -> bool:
@@ -112,7 +78,7 @@ def _finish(repository: Repository, entry: Entry) -> Done:
     """
     leaf, image_format = entry.key, entry.data["format"]
     *merged, into = entry.data["images"]
-    target = _target(repository, entry)
+    target = merge.target_of(repository, entry)
     freed = 0
     if target.path.exists():
         freed = repository.store.volume(leaf, image_format).used

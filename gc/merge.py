@@ -6,7 +6,7 @@ copied into it is still covered by the images that it came from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sm import activation
@@ -79,6 +79,49 @@ def require_space(repository: Repository, chain: Sequence[ImageRef], into: int) 
         raise SrNoSpace(f"merging into {target.path.name} needs {need} bytes, {free} are free")
 
 
+def begin(
+    repository: Repository,
+    operation: str,
+    top: str,
+    images: Sequence[str],
+    confirm: Callable[[], None],
+    progress: Progress,
+) -> tuple[Entry, int]:
+    """Journal, claim, copy and prove: `top` and those below it, into the last of `images`.
+
+    `images` are the rest of the chain that the work is about, uppermost first; they may begin with
+    `top`. `confirm` is called with the SR lock held before anything is done; the lock is not held
+    during the copy. Returns the entry, still at stage `copy`, and the guest bytes copied.
+
+    Raises `Overtaken` when the images are in use, `SrNoSpace` before anything is done.
+    """
+    with repository.locked(operation):
+        confirm()
+        forest = repository.scan().forest
+        chain = chain_from(repository, forest, top)
+        into = [node.uuid for node in forest.chain(top)].index(images[-1])
+        require_space(repository, chain, into)
+        entry = repository.journal.open(
+            operation,
+            top,
+            "copy",
+            format=forest[top].format,
+            into=images[-1],
+            images=list(images),
+            fingerprint=repository.store.fingerprint(top, forest[top].format),
+        )
+        try:
+            claim(repository, forest, images[-1], [top, *images[:-1]])
+        except Overtaken:
+            repository.journal.close(entry)
+            raise
+    try:
+        return entry, copy(repository, chain, into, progress)
+    except BaseException:
+        abandon(repository, entry)
+        raise
+
+
 def copy(repository: Repository, chain: Sequence[ImageRef], into: int, progress: Progress) -> int:
     """Copy, sync, and prove from the tables that the target now holds all that was above it."""
     target = chain[into]
@@ -96,11 +139,18 @@ def copy(repository: Repository, chain: Sequence[ImageRef], into: int, progress:
     return copied
 
 
-def abandon(repository: Repository, entry: Entry, target: ImageRef) -> None:
+def target_of(repository: Repository, entry: Entry) -> ImageRef:
+    """The image that an entry merges into; it need not be there any more."""
+    image_format = entry.data["format"]
+    return ImageRef(repository.store.path(entry.data["into"], image_format), image_format)
+
+
+def abandon(repository: Repository, entry: Entry) -> None:
     """Give up a merge that has only copied.
 
     The target is mended, because an interrupted tool may have left it with unused space.
     """
+    target = target_of(repository, entry)
     if target.path.exists():
         repository.formats.get(target.format).repair(target.path)
     release(repository, entry)
