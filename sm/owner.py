@@ -20,14 +20,16 @@ def start_time(pid: int) -> int | None:
     """When process `pid` started, in clock ticks since boot; None when it has ended.
 
     Together with the number it names one process for ever: numbers are used again. A zombie has
-    ended. Field 22 of /proc/PID/stat, counted after the name, which may hold blanks (proc(5)).
+    ended, unless other threads of it are still on their way out, with its files open and locked.
+    Field 22 of /proc/PID/stat, counted after the name, which may hold blanks (proc(5)).
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        threads = len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208 - only their number
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if fields[0] in "ZX" and threads <= 1 else int(fields[19])
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,11 @@ def run(
     accept: Collection[int] = (0,),
     inspect: bool = False,
     watch: Callable[[str], None] | None = None,
+    limited: bool = True,
 ) -> ToolResult:
     """Run `argv` to its end; see `sm.cowutil.base.ToolRunner` for the arguments.
+
+    Without `limited` it gets no limit on memory: for a tool that leaves a daemon behind.
 
     Raises `ToolFailed` when it cannot be started, exceeds `timeout` seconds, or ends with a status
     outside `accept`. Whatever `watch` raises ends the child and is passed on.
@@ -67,7 +70,8 @@ def run(
     except OSError as error:
         raise ToolFailed(command, f"cannot be started: {error.strerror}") from error
     try:
-        _limit(child.pid, inspect=inspect)
+        if limited:
+            _limit(child.pid, inspect=inspect)
         output = _read_until_end(child, command, began + timeout, watch)
     except BaseException:
         _end(child)

@@ -1,0 +1,146 @@
+"""What a datapath does: serve a disk from its chain, and follow the chain's changes.
+
+One process serves one disk. Every call has a deadline; an outcome that cannot be known within it is
+reported as unknown, and the caller decides from what is on the storage. A datapath never follows a
+name that is stored in an image: it is given the whole chain.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar
+
+from sm.cowutil.base import ImageRef
+from sm.errors import SmError
+
+
+class DatapathFailed(SmError):
+    """The datapath refused, or did what it should not."""
+
+    name = "TapdiskFailed"
+
+
+class OutcomeUnknown(DatapathFailed):
+    """No answer within the deadline: the request was carried out, or was not, or may yet be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What is served: one VDI of one SR, by UUID."""
+
+    sr: str
+    vdi: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How to reach a served disk.
+
+    `nbd` is an NBD URI over a Unix socket. `path` is a file or block device that shows the disk,
+    where the datapath offers one.
+    """
+
+    nbd: str
+    path: Path | None
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One disk that a process of this host serves now.
+
+    `chain` is what it was last told to serve, uppermost first.
+    """
+
+    disk: Disk
+    datapath: str
+    endpoint: Endpoint
+    chain: tuple[ImageRef, ...]
+    read_only: bool
+
+
+class JobState(StrEnum):
+    """Where a commit stands. Only `DONE` means that the data is in the base, and durable."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A commit as last seen. Bytes done and in all; both may grow. `error` says why it failed."""
+
+    state: JobState
+    done: int = 0
+    total: int = 0
+    error: str = ""
+
+
+class Datapath(ABC):
+    """One kind of process that serves disks on this host."""
+
+    name: ClassVar[str]
+    formats: ClassVar[frozenset[str]]
+    """The formats that every image of a chain must have one of."""
+
+    @abstractmethod
+    def open(self, disk: Disk, chain: Sequence[ImageRef], *, read_only: bool) -> Endpoint:
+        """Serve the chain (uppermost first). Repeated for the same chain and mode, no change.
+
+        Raises `VdiInUse` when the disk is served already in another way.
+        """
+
+    @abstractmethod
+    def close(self, disk: Disk) -> None:
+        """Stop serving, with everything acknowledged on the storage; no change if not served."""
+
+    @abstractmethod
+    def find(self, disk: Disk) -> Served | None:
+        """The process of a disk, found again after our own restart; None when there is none."""
+
+    @abstractmethod
+    def served(self) -> list[Served]:
+        """Every disk that this kind of datapath serves on this host."""
+
+    @abstractmethod
+    def refresh(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
+        """Go over to another chain that reads the same: a new leaf on top, or other parents.
+
+        The disk's users notice a short wait at most. After `OutcomeUnknown` call it again.
+        """
+
+
+class CommittingDatapath(Datapath):
+    """A datapath that can merge images of a chain that it has open.
+
+    Where it cannot, others may merge them beside it, and it is then refreshed.
+    """
+
+    @abstractmethod
+    def start_commit(self, disk: Disk, top: ImageRef, base: ImageRef) -> None:
+        """Begin to merge `top`, and all between, into `base`; both are below the leaf.
+
+        Raises `Busy` when the disk has another job.
+        """
+
+    @abstractmethod
+    def job(self, disk: Disk) -> Job | None:
+        """The commit of a disk; None when there is none, or when its end was taken note of."""
+
+    @abstractmethod
+    def finish_commit(self, disk: Disk) -> None:
+        """Take note of the end of a commit whose state is `DONE`, `FAILED` or `CANCELLED`.
+
+        After `DONE`, the merged images are closed and may be deleted.
+        """
+
+    @abstractmethod
+    def cancel_commit(self, disk: Disk) -> None:
+        """Stop a commit; the chain reads as before, and the commit may be begun again."""

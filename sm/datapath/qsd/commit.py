@@ -1,0 +1,119 @@
+"""Merging inner images of an open chain, with the data durable before anything says so.
+
+On finalising, qemu-storage-daemon 7.2 rewrites the header of the image above first and only then
+flushes the base; killed in between, the disk's upper image would name a base that lacks data. So a
+job is held when all is copied (`pending`), the base is flushed by reopening it, and only then is
+the job finalised; and the rewritten header is synced from outside before the job counts as done.
+
+States that a kill may leave: the upper image names the merged image, which still holds everything,
+or the base, which then is complete. In both the disk reads as before. The base may be partly
+written in the first; only the image above sees it, and covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from sm import durable
+from sm.datapath.base import DatapathFailed, Job, JobState
+from sm.datapath.qsd.graph import TOP, Node, format_options
+from sm.errors import Busy
+
+if TYPE_CHECKING:  # asyncio is slow to import, and opening a disk needs none of it
+    from sm.datapath.qsd.qmp import Qmp
+
+JOB = "commit"
+CANCELLED = "Operation canceled"
+"""How the daemon words the error of a job that was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What a commit is about: `merged` (uppermost first) go into `base`, under `overlay`."""
+
+    overlay: Node
+    merged: tuple[Node, ...]
+    base: Node
+    below: Node | None
+
+    @classmethod
+    def find(cls, nodes: Sequence[Node], top: int, base: int) -> Merge:
+        """From places in the chain; the leaf has place 0 and is never merged here."""
+        if not 0 < top < base < len(nodes):
+            raise DatapathFailed(f"images {top} to {base} of a chain of {len(nodes)}")
+        below = nodes[base + 1] if base + 1 < len(nodes) else None
+        return cls(nodes[top - 1], tuple(nodes[top:base]), nodes[base], below)
+
+
+def start(qmp: Qmp, merge: Merge) -> None:
+    """Begin the job. Refuses what the daemon would not, and what would change the disk."""
+    if any(job["id"] == JOB for job in qmp.call("query-jobs")):
+        raise Busy("the disk has a commit under way")
+    sizes = {
+        found["node-name"]: found["image"]["virtual-size"]
+        for found in qmp.call("query-named-block-nodes", {"flat": True})
+    }
+    run = (*merge.merged, merge.base)
+    for upper, lower in pairwise(run):
+        if sizes[upper.format] < sizes[lower.format]:
+            raise DatapathFailed(
+                f"{upper.image.path.name} is smaller than {lower.image.path.name}: what lies behind"
+                " its end would show"
+            )
+    qmp.call(
+        "block-commit",
+        {
+            "job-id": JOB,
+            "device": TOP,
+            "top-node": merge.merged[0].format,
+            "base-node": merge.base.format,
+            "backing-file": merge.base.image.path.name,
+            "auto-finalize": False,
+            "auto-dismiss": False,
+        },
+    )
+
+
+def look(qmp: Qmp, merge: Merge) -> Job:
+    """See how far the job is, and take the next step where one is due."""
+    job = find_job(qmp)
+    if job is None:
+        return Job(JobState.UNKNOWN, error="the daemon knows of no commit")
+    done, total = job["current-progress"], job["total-progress"]
+    status = job["status"]
+    if status == "pending":
+        options = format_options(merge.base, merge.below, read_only=False)
+        qmp.call("blockdev-reopen", {"options": [options]})
+        qmp.call("job-finalize", {"id": JOB})
+        return Job(JobState.RUNNING, done, total)
+    if status != "concluded":
+        return Job(JobState.RUNNING, done, total)
+    error = job.get("error", "")
+    if error:
+        state = JobState.CANCELLED if error == CANCELLED else JobState.FAILED
+        return Job(state, done, total, error)
+    durable.sync_file(merge.overlay.image.path)
+    return Job(JobState.DONE, done, total)
+
+
+def find_job(qmp: Qmp) -> dict[str, Any] | None:
+    """The daemon's record of the commit."""
+    jobs: list[dict[str, Any]] = qmp.call("query-jobs")
+    return next((job for job in jobs if job["id"] == JOB), None)
+
+
+def dismiss(qmp: Qmp, merge: Merge, *, done: bool) -> None:
+    """Take note of the end; after a good one, close the merged images."""
+    qmp.call("job-dismiss", {"id": JOB})
+    if done:
+        remove(qmp, merge.merged)
+
+
+def remove(qmp: Qmp, nodes: Sequence[Node]) -> None:
+    """Close images that nothing in the graph refers to any more."""
+    for node in nodes:
+        qmp.call("blockdev-del", {"node-name": node.format})
+        qmp.call("blockdev-del", {"node-name": node.file})

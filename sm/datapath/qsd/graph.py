@@ -1,0 +1,129 @@
+"""The block graph of a served chain, as values for the command line and for QMP. Pure.
+
+Each image is two nodes, `f<number>` for the file and `n<number>` for the format; a throttle node
+`top` stands above the leaf, so that what is exported has one name whatever changes below.
+
+The file nodes of parents are opened for writing and only their format nodes are read-only: a file
+node that must be reopened for a merge is opened again by its name, which may mean another file by
+then (qemu-storage-daemon 7.2).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sm.cowutil.base import ImageRef
+
+TOP = "top"
+EXPORT = "vdi"
+THROTTLE = "limit"
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One image of the graph: its number names its two nodes."""
+
+    number: int
+    image: ImageRef
+
+    @property
+    def file(self) -> str:
+        """The name of its file node."""
+        return f"f{self.number}"
+
+    @property
+    def format(self) -> str:
+        """The name of its format node."""
+        return f"n{self.number}"
+
+
+def number(chain: Sequence[ImageRef], first: int) -> tuple[Node, ...]:
+    """Nodes for a chain, uppermost first; the base gets the number `first`."""
+    highest = first + len(chain) - 1
+    return tuple(Node(highest - index, image) for index, image in enumerate(chain))
+
+
+def file_options(node: Node, *, read_only: bool, device: bool = False) -> Options:
+    """The file node of an image; `device` when its path is a block device."""
+    options: Options = {
+        "driver": "host_device" if device else "file",
+        "node-name": node.file,
+        "filename": str(node.image.path),
+        "discard": "unmap",
+    }
+    return {**options, "read-only": True} if read_only else options
+
+
+def format_options(node: Node, below: Node | None, *, read_only: bool) -> Options:
+    """The format node of an image over the one below it; also what `blockdev-reopen` takes."""
+    options: Options = {
+        "driver": node.image.format,
+        "node-name": node.format,
+        "file": node.file,
+        "read-only": read_only,
+        "discard": "unmap",
+        "detect-zeroes": "off" if read_only else "unmap",
+    }
+    if node.image.format != "raw" or below is not None:
+        options["backing"] = below.format if below is not None else None
+    return options
+
+
+def top_options(leaf: Node, *, read_only: bool) -> Options:
+    """The throttle node that is exported."""
+    return {
+        "driver": "throttle",
+        "node-name": TOP,
+        "throttle-group": THROTTLE,
+        "file": leaf.format,
+        "read-only": read_only,
+        "discard": "unmap",
+    }
+
+
+def blockdevs(nodes: Sequence[Node], *, read_only: bool) -> list[Options]:
+    """All nodes of a chain in the order in which they can be made: base first, `top` last."""
+    found: list[Options] = []
+    for index in reversed(range(len(nodes))):
+        node, leaf = nodes[index], index == 0
+        below = nodes[index + 1] if index + 1 < len(nodes) else None
+        device = node.image.path.is_block_device()
+        found.append(file_options(node, read_only=leaf and read_only, device=device))
+        found.append(format_options(node, below, read_only=not leaf or read_only))
+    found.append(top_options(nodes[0], read_only=read_only))
+    return found
+
+
+def command_line(
+    nodes: Sequence[Node], *, read_only: bool, monitor: Path, nbd: Path, pid_file: Path
+) -> list[str]:
+    """How the daemon is started on a chain. It returns to its caller once all is open."""
+    argv = [
+        "qemu-storage-daemon",
+        "--daemonize",
+        *("--pidfile", str(pid_file)),
+        *("--chardev", f"socket,id=mon,path={_escaped(monitor)},server=on,wait=off"),
+        *("--monitor", "chardev=mon,mode=control"),
+        *("--object", _json({"qom-type": "throttle-group", "id": THROTTLE})),
+    ]
+    for options in blockdevs(nodes, read_only=read_only):
+        argv += ["--blockdev", _json(options)]
+    argv += ["--nbd-server", f"addr.type=unix,addr.path={_escaped(nbd)},max-connections=0"]
+    export = {"type": "nbd", "id": EXPORT, "node-name": TOP, "name": EXPORT}
+    argv += ["--export", _json({**export, "writable": not read_only})]
+    return argv
+
+
+def _json(options: Options) -> str:
+    return json.dumps(options, ensure_ascii=False)
+
+
+def _escaped(path: Path) -> str:
+    """A path as a value of a key=value list, where a comma is written twice."""
+    return str(path).replace(",", ",,")

@@ -1,0 +1,28 @@
+"""A folder for sockets whose paths are short enough for the kernel."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from sm.errors import SmError
+
+LONGEST = 107
+"""Bytes of a socket's path (unix(7)), for us as for every client."""
+
+NAME_BYTES = 48
+"""Kept for the name of a socket: a UUID and a suffix."""
+
+
+def socket_folder(wanted: Path) -> Path:
+    """`wanted`, or when that is too deep, a private folder that stands for it; made if missing."""
+    folder = wanted
+    if len(os.fsencode(wanted)) + 1 + NAME_BYTES > LONGEST:
+        digest = hashlib.sha256(os.fsencode(wanted)).hexdigest()[:16]
+        folder = Path(f"/tmp/sm-{os.geteuid()}-{digest}")  # noqa: S108 - owner and mode are checked
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if folder.is_symlink() or status.st_uid != os.geteuid():
+        raise SmError(f"{folder} belongs to somebody else; remove it")
+    return folder

@@ -1,0 +1,102 @@
+"""Users of a served disk: qemu-io over NBD, and one that writes and verifies all the time."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import threading
+from types import TracebackType
+
+BLOCK = 64 << 10
+
+
+def qemu_io(uri: str, *commands: str) -> str:
+    """Run qemu-io commands over NBD."""
+    ended = subprocess.run(
+        ["qemu-io", "-f", "raw", *(part for each in commands for part in ("-c", each)), uri],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "failed" not in ended.stdout.lower(), ended.stdout
+    return ended.stdout
+
+
+def content(uri: str, size: int) -> bytes:
+    """The whole disk, read with libnbd's own copying tool."""
+    ended = subprocess.run(["nbdcopy", uri, "-"], capture_output=True, check=True, timeout=60)
+    assert len(ended.stdout) == size
+    return ended.stdout
+
+
+class Writer:
+    """Writes and reads back over one connection until stopped; keeps what the disk must hold.
+
+    `data` is what it holds at first.
+    """
+
+    def __init__(self, uri: str, data: bytes, seed: int = 0) -> None:
+        blocks = len(data) // BLOCK
+        self.data = bytearray(data)
+        self.rounds = 0
+        self.problem: BaseException | None = None
+        self._blocks = blocks
+        self._random = random.Random(seed)
+        self._stop = threading.Event()
+        self._shell = subprocess.Popen(
+            ["qemu-io", "-f", "raw", uri],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            bufsize=1,
+        )
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Finish the round, flush, disconnect; raises what went wrong."""
+        self._stop.set()
+        self._thread.join(60)
+        if self._shell.poll() is None:
+            self._shell.communicate("flush\nquit\n", timeout=30)
+        if self.problem is not None:
+            raise self.problem
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._round()
+                self.rounds += 1
+        except (AssertionError, OSError, ValueError) as error:
+            self.problem = error
+
+    def _round(self) -> None:
+        first = self._random.randrange(self._blocks)
+        count = self._random.randint(1, min(4, self._blocks - first))
+        byte = self._random.randint(1, 255)
+        self._say(f"write -P {byte} {first * BLOCK} {count * BLOCK}", "wrote")
+        self.data[first * BLOCK : (first + count) * BLOCK] = bytes([byte]) * (count * BLOCK)
+        look = self._random.randrange(self._blocks) * BLOCK
+        self._say(f"read -P {self.data[look]} {look} {BLOCK}", "read")
+
+    def _say(self, command: str, expected: str) -> None:
+        assert self._shell.stdin is not None
+        assert self._shell.stdout is not None
+        self._shell.stdin.write(command + "\n")
+        self._shell.stdin.flush()
+        answer = self._shell.stdout.readline().removeprefix("qemu-io> ")
+        assert answer.startswith(expected), f"{command}: {answer}"
+        self._shell.stdout.readline()
