@@ -11,17 +11,23 @@ can make us open a file that its storage repository did not give us.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+
+from sm.cowutil.stream import Measure, Piece, Read
 
 if TYPE_CHECKING:  # numpy costs 100 ms to import, and the header of an image needs none of it
     from sm.cowutil.extents import ExtentMap, Extents
 
 Progress = Callable[[int, int], None]
 """Called now and then with (bytes done, bytes in all); may raise `Cancelled` to stop the work."""
+
+
+Plain = str | int | bool | None | Sequence["Plain"] | Mapping[str, "Plain"]
+"""A value that JSON can hold."""
 
 
 def no_progress(done: int, total: int) -> None:
@@ -66,6 +72,14 @@ class ImageInfo:
     parent: ParentLink | None
     used_size: int | None = None
     marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Magic:
+    """Bytes that tell a format: `value` at byte `offset`, counted from the end when negative."""
+
+    offset: int
+    value: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +169,17 @@ class ImageFormat(ABC):
 
     name: ClassVar[str]
     limits: ClassVar[SizeLimits]
+    magics: ClassVar[tuple[Magic, ...]] = ()
+    """What an image of the format has in certain places; nothing where there is no such sign."""
 
     @abstractmethod
     def info(self, path: Path) -> ImageInfo:
         """Read the headers: a few small reads, no tables, no child process."""
+
+    def details(self, path: Path) -> Mapping[str, Plain]:
+        """What else the format can tell of an image, for people; times in seconds since 1970."""
+        del path
+        return {}
 
     @abstractmethod
     def allocated_extents(self, path: Path) -> Extents:
@@ -175,6 +196,19 @@ class ImageFormat(ABC):
     @abstractmethod
     def full_size(self, virtual_size: int) -> int:
         """How large a volume must be for an image of `virtual_size` that is fully written."""
+
+    @abstractmethod
+    def measure(self, virtual_size: int, data: Extents) -> Measure:
+        """How long `stream` makes an image, to the byte; ValueError as there."""
+
+    @abstractmethod
+    def stream(self, virtual_size: int, data: Extents, read: Read) -> Iterator[Piece]:
+        """A new image without parent, in pieces from front to back, for a pipe or a file.
+
+        It holds a disk of `virtual_size` bytes, rounded up to what the format can hold, which is
+        zero outside of `data`. `read` is called for ascending ranges, never beyond `virtual_size`.
+        ValueError for a size of no whole sectors, or above the largest of the format.
+        """
 
     @abstractmethod
     def create(self, path: Path, virtual_size: int) -> None:

@@ -17,6 +17,12 @@ Int64s = npt.NDArray[np.int64]
 """A one-dimensional array of signed 64-bit byte counts or offsets."""
 
 
+Bits = npt.NDArray[np.uint8]
+"""Eight bits in each byte, the first one highest, as `np.packbits` has it."""
+
+BITS_AT_ONCE = 1 << 18
+
+
 class Extents:
     """An immutable set of bytes: `starts[i] <= byte < ends[i]`, ascending, never touching.
 
@@ -54,9 +60,34 @@ class Extents:
     @classmethod
     def from_bitmap(cls, bits: npt.NDArray[np.bool_], unit: int) -> Extents:
         """Build from one boolean for each `unit` bytes of the disk."""
-        edges = np.diff(bits.astype(np.int8), prepend=np.int8(0), append=np.int8(0))
-        starts = np.flatnonzero(edges == 1).astype(np.int64) * unit
-        ends = np.flatnonzero(edges == -1).astype(np.int64) * unit
+        return cls.from_bits(np.packbits(bits), unit, len(bits) * unit)
+
+    @classmethod
+    def from_bits(cls, bits: Bits, unit: int, size: int) -> Extents:
+        """Build from one bit for each started `unit` of a disk of `size` bytes."""
+        count = -(-size // unit)
+        # Counted first, because writing to memory twice costs more than looking at bits twice.
+        edges = sum(int(np.count_nonzero(changes)) for _, changes in _changes(bits, count))
+        starts = np.empty((edges + 1) // 2, dtype=np.int64)
+        ends = np.empty(len(starts), dtype=np.int64)
+        ends[-1:] = count  # unless there is an edge for it
+        done = 0
+        for first, changes in _changes(bits, count):
+            places = np.flatnonzero(changes)
+            places += first
+            reached = done + len(places)
+            begun, ended = (
+                slice((done + 1) // 2, (reached + 1) // 2),
+                slice(done // 2, reached // 2),
+            )
+            starts[begun] = places[done % 2 :: 2]
+            ends[ended] = places[1 - done % 2 :: 2]
+            starts[begun] *= unit
+            ends[ended] *= unit
+            done = reached
+        if edges % 2:
+            ends[-1:] *= unit
+        ends[-1:] = np.minimum(ends[-1:], size)
         return cls(starts, ends)
 
     def to_bitmap(self, unit: int, size: int) -> npt.NDArray[np.bool_]:
@@ -134,6 +165,20 @@ class Extents:
         inside: npt.NDArray[np.bool_] = index >= 0
         inside[inside] = self.ends[index[inside]] > offsets[inside]
         return inside
+
+
+def _changes(bits: Bits, count: int) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+    """Give (first bit, for each bit whether it differs from the one before), some at a time.
+
+    What is before the first bit counts as 0.
+    """
+    window = np.zeros(BITS_AT_ONCE + 1, dtype=np.uint8)
+    for first in range(0, count, BITS_AT_ONCE):
+        length = min(BITS_AT_ONCE, count - first)
+        part = bits[first // 8 : (first + BITS_AT_ONCE) // 8]
+        window[1 : length + 1] = np.unpackbits(part, count=length)
+        yield first, window[1 : length + 1] != window[:length]
+        window[0] = window[length]
 
 
 class Kind(IntEnum):

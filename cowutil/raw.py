@@ -10,16 +10,21 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sm.cowutil.base import CheckReport, ImageFormat, ImageInfo, Layer, SizeLimits, ToolRunner
 from sm.cowutil.errors import ImageCorrupt, ImageNotRecognised, SizeOutOfRange
+from sm.cowutil.stream import Measure, Piece, Read, Zeroes
 
 if TYPE_CHECKING:
     from sm.cowutil.extents import ExtentMap, Extents
 
 SECTOR = 512
+
+STREAM_BYTES = 4 << 20
+"""Guest data handed out at once when an image is streamed."""
 
 BLKZEROOUT = 0x127F
 """Zero a range of a block device; from linux/fs.h, takes two u64: start and length in bytes."""
@@ -154,6 +159,17 @@ class RawFormat(ImageFormat):
         """The virtual size itself."""
         return virtual_size
 
+    def measure(self, virtual_size: int, data: Extents) -> Measure:
+        """The virtual size, with any data; in a file all else is holes."""
+        del data
+        self._require_sectors(virtual_size)
+        return Measure(virtual_size, virtual_size)
+
+    def stream(self, virtual_size: int, data: Extents, read: Read) -> Iterator[Piece]:
+        """The disk itself, with `Zeroes` for all that is not `data`."""
+        self._require_sectors(virtual_size)
+        return _disk(virtual_size, data.clip(0, virtual_size), read)
+
     def create(self, path: Path, virtual_size: int) -> None:
         """Make a sparse file, or zero the volume at `path`.
 
@@ -200,6 +216,10 @@ class RawFormat(ImageFormat):
         """Change nothing: what a wrong size should have been is not known."""
         return self.check(path)
 
+    def _require_sectors(self, size: int) -> None:
+        if size % SECTOR or not 0 < size <= self.limits.maximum:
+            raise ValueError(f"no raw image has {size} bytes")
+
     def _require_size(self, path: Path, size: int, minimum: int) -> None:
         if not minimum <= size <= self.limits.maximum or size % self.limits.granularity:
             raise SizeOutOfRange(path, size, minimum, self.limits.maximum)
@@ -213,3 +233,18 @@ class RawFormat(ImageFormat):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _disk(virtual_size: int, data: Extents, read: Read) -> Iterator[Piece]:
+    buffer = memoryview(bytearray(STREAM_BYTES))
+    position = 0
+    for start, end in data:
+        if start > position:
+            yield Zeroes(start - position)
+        for at in range(start, end, STREAM_BYTES):
+            piece = buffer[: min(STREAM_BYTES, end - at)]
+            read(at, piece)
+            yield piece
+        position = end
+    if position < virtual_size:
+        yield Zeroes(virtual_size - position)

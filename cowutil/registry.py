@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import import_module
+from typing import NamedTuple
 
 from sm.cowutil.base import CowUtil, ImageFormat, ToolRunner
 
@@ -17,6 +18,20 @@ FORMATS: Mapping[str, str] = {
 
 CLIENT_NAMES: Mapping[str, str] = {"raw": "aio"}
 """What clients of SMAPI call a format in `vdi_type`, where that is another name."""
+
+
+class QemuDriver(NamedTuple):
+    """What qemu calls a format, and whether an image of it may have a backing image."""
+
+    name: str
+    backed: bool
+
+
+QEMU_DRIVERS: Mapping[str, QemuDriver] = {
+    "qcow2": QemuDriver("qcow2", backed=True),
+    "raw": QemuDriver("raw", backed=False),
+}
+"""The formats whose chains qemu can serve. It reads a VHD too, but without its parents."""
 
 
 class Formats:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sm.cowutil.errors import ImageCorrupt
 from sm.cowutil.extents import Extents
@@ -107,11 +109,12 @@ class _Check:
     def _compare(self) -> None:
         for first, stored in self._all_windows():
             used = self._references.window(first, len(stored))
-            from_end = used[::-1] != 0
-            if from_end.any():
-                end = first + len(used) - int(np.argmax(from_end))
+            end = first + _end(used)
+            if end > first:
                 self._findings.used_end = end * self._header.cluster_size
-            if np.array_equal(stored, used):
+            # The comparison is several times faster when both have one type.
+            same = np.promote_types(stored.dtype, used.dtype)
+            if np.array_equal(stored.astype(same, copy=False), used.astype(same, copy=False)):
                 continue
             too_low = Extents.from_bitmap(stored < used, 1)
             too_high = Extents.from_bitmap(stored > used, 1)
@@ -130,6 +133,14 @@ class _Check:
             yield first, stored
             position = first + len(stored)
         yield from _zeros(position, clusters)
+
+
+def _end(used: npt.NDArray[np.integer[Any]]) -> int:
+    """How many entries there are up to the last one that is not zero."""
+    if used[-1]:
+        return len(used)
+    places = np.flatnonzero(used)
+    return int(places[-1]) + 1 if len(places) else 0
 
 
 def _zeros(start: int, end: int) -> Iterator[tuple[int, Counts]]:

@@ -214,6 +214,9 @@ class _Parser:
             if length > end - position - 8:
                 problem = f"length {length} reaches beyond byte {end}"
                 raise self._corrupt(f"header extension {kind:#010x}", position, problem)
+            if len(found) == layout.MAX_EXTENSIONS:
+                problem = f"are more than {layout.MAX_EXTENSIONS}"
+                raise self._corrupt("header extensions", start, problem)
             data = self._at(position + 8, length, "header extension")
             found.append(Extension(kind, position + 8, data))
             position = found[-1].end

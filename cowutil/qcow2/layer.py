@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from sm.cowutil.base import Layer
-from sm.cowutil.extents import ExtentMap, Extents, Kind
+from sm.cowutil.extents import Bits, ExtentMap, Extents, Kind
 from sm.cowutil.qcow2.compressed import decompress
 from sm.cowutil.qcow2.header import read_header
-from sm.cowutil.qcow2.held import held_extents, held_size
+from sm.cowutil.qcow2.held import held_bitmap, held_extents, held_size
 from sm.cowutil.qcow2.runs import compressed_range
 from sm.cowutil.qcow2.source import Source
 from sm.cowutil.qcow2.tables import Tables
@@ -38,6 +38,10 @@ class Qcow2Layer(Layer):
     def held_size(self) -> int:
         """How many guest bytes these are, without keeping them in memory."""
         return held_size(self._tables, self._header)
+
+    def bitmap(self) -> Bits:
+        """One bit for each guest cluster, the first one highest; errors as of `held_bitmap`."""
+        return held_bitmap(self._tables, self._header)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with guest bytes from `offset`; ValueError where the image holds none."""

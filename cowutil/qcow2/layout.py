@@ -47,7 +47,9 @@ MAX_SNAPSHOT_BYTES = 1024 * MAX_SNAPSHOTS
 MAX_BACKING_NAME = 1023
 MAX_BACKING_FORMAT = 15
 MAX_REFCOUNT_ORDER = 6
-
+MAX_EXTENSIONS = 64
+"""Of our own: seven kinds are known, and a header of 2 MiB has room for a quarter of a million,
+which would make each look at the image take a second."""
 
 INCOMPATIBLE_DIRTY = 1 << 0
 INCOMPATIBLE_CORRUPT = 1 << 1

@@ -11,9 +11,12 @@ import numpy.typing as npt
 from sm.cowutil.extents import Int64s
 from sm.cowutil.qcow2.header import Header
 from sm.cowutil.qcow2.source import Source
+from sm.cowutil.qcow2.tables import TableBuffer
 
 Counts = npt.NDArray[np.unsignedinteger[Any]]
 """Refcounts in the narrowest native type that holds their width."""
+
+Octets = npt.NDArray[np.uint8]
 
 BATCH_ENTRIES = 1 << 18
 """Refcounts decoded at once, so that the memory stays small whatever the width."""
@@ -44,34 +47,8 @@ class Refcounts:
 
         What is at or beyond cluster number `clusters` is left out.
         """
-        numbers = np.flatnonzero(self.offsets)
-        numbers = numbers[numbers * self.per_block < clusters]
-        if self.per_block >= BATCH_ENTRIES:
-            yield from self._parts(numbers, clusters)
-            return
-        step = BATCH_ENTRIES // self.per_block
-        size = self._header.cluster_size
-        for group in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
-            for start in range(0, len(group), step):
-                part = group[start : start + step]
-                buffer = bytearray(len(part) * size)
-                for index, offset in enumerate(self.offsets[part].tolist()):
-                    target = memoryview(buffer)[index * size : (index + 1) * size]
-                    self._source.read_padded(offset, target)
-                first = int(part[0]) * self.per_block
-                yield first, decode(buffer, self._header.refcount_order)[: clusters - first]
-
-    def _parts(self, numbers: Int64s, clusters: int) -> Iterator[tuple[int, Counts]]:
-        """The same for blocks so large that each is decoded in parts."""
-        width = 1 << self._header.refcount_order
-        for block in numbers.tolist():
-            first = block * self.per_block
-            for start in range(0, min(self.per_block, clusters - first), BATCH_ENTRIES):
-                buffer = bytearray(BATCH_ENTRIES * width // 8)
-                where = int(self.offsets[block]) + start * width // 8
-                self._source.read_padded(where, memoryview(buffer))
-                stored = decode(buffer, self._header.refcount_order)
-                yield first + start, stored[: clusters - first - start]
+        for first, stored in self._stored(clusters):
+            yield first, stored.view(stored.dtype.newbyteorder(">")).astype(stored.dtype)
 
     def in_use(self) -> tuple[int, int]:
         """Bytes in clusters with a refcount above zero, and the end of the last one of these.
@@ -80,21 +57,52 @@ class Refcounts:
         """
         size = self._header.cluster_size
         total = end = 0
-        for first, stored in self.windows(-(-self._source.size // size)):
-            used = np.flatnonzero(stored)
-            total += len(used)
-            end = first + int(used[-1]) + 1 if len(used) else end
+        for first, stored in self._stored(-(-self._source.size // size)):
+            used = int(np.count_nonzero(stored))
+            total += used
+            if used == len(stored):
+                end = first + used
+            elif used:
+                end = first + int(np.flatnonzero(stored)[-1]) + 1
         return total * size, end * size
 
+    def _stored(self, clusters: int) -> Iterator[tuple[int, Counts]]:
+        """As `windows`, but in the byte order of the file, and valid until the next step only."""
+        numbers = np.flatnonzero(self.offsets)
+        numbers = numbers[numbers * self.per_block < clusters]
+        read = self._parts if self.per_block >= BATCH_ENTRIES else self._blocks
+        for first, raw in read(numbers, clusters):
+            yield first, unpack(raw, self._header.refcount_order)[: clusters - first]
 
-def decode(raw: bytes | bytearray, order: int) -> Counts:
-    """Refcounts of `1 << order` bits, native.
+    def _blocks(self, numbers: Int64s, clusters: int) -> Iterator[tuple[int, Octets]]:
+        """Give (first cluster, bytes) of blocks, several that follow each other at once."""
+        step = BATCH_ENTRIES // self.per_block
+        buffer = TableBuffer(self._source, self._header.cluster_size, step)
+        for group in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
+            for start in range(0, len(group), step):
+                part = group[start : start + step]
+                read = buffer.read(self.offsets[part])
+                yield int(part[0]) * self.per_block, read.reshape(-1).view(np.uint8)
 
-    Below 8 bits the first refcount is in the lowest bits of its byte; above, big-endian.
+    def _parts(self, numbers: Int64s, clusters: int) -> Iterator[tuple[int, Octets]]:
+        """The same for blocks so large that each is read in parts."""
+        width = 1 << self._header.refcount_order
+        buffer = np.empty(BATCH_ENTRIES * width // 8, dtype=np.uint8)
+        for block in numbers.tolist():
+            first = block * self.per_block
+            for start in range(0, min(self.per_block, clusters - first), BATCH_ENTRIES):
+                where = int(self.offsets[block]) + start * width // 8
+                self._source.read_padded(where, buffer.data)
+                yield first + start, buffer
+
+
+def unpack(raw: Octets, order: int) -> Counts:
+    """Refcounts of `1 << order` bits; those of more than 8 bits are in the order of the file.
+
+    Below 8 bits the first refcount is in the lowest bits of its byte.
     """
     if order < 3:
         width = 1 << order
-        octets = np.frombuffer(raw, dtype=np.uint8)[:, None]
         shifts = np.arange(0, 8, width, dtype=np.uint8)
-        return (octets >> shifts & np.uint8((1 << width) - 1)).ravel()
-    return np.frombuffer(raw, dtype=f">u{1 << order - 3}").astype(f"u{1 << order - 3}")
+        return (raw[:, None] >> shifts & np.uint8((1 << width) - 1)).ravel()
+    return raw.view(f"u{1 << order - 3}")

@@ -42,7 +42,9 @@ class References:
     def note_single(self, refcounts: Refcounts) -> None:
         """Remember which clusters have a stored refcount of 1; before anything is counted."""
         for first, stored in refcounts.windows(self.clusters):
-            self._table[first : first + len(stored)] |= (stored == 1).view(np.uint8) << 7
+            flags = self._table[first : first + len(stored)]
+            np.equal(stored, 1, out=flags.view(np.bool_))
+            flags <<= 7
 
     def single(self, offsets: Int64s) -> Bools:
         """Whether the stored refcount of the cluster at each offset (inside the file) is 1."""

@@ -21,6 +21,9 @@ EXTRA = struct.Struct(">QQ")
 """The extra data that version 3 demands: VM state bytes and virtual size."""
 
 MAX_EXTRA = 1024
+MAX_IDENTIFIER = 127
+MAX_NAME = 255
+"""Bytes of these that are shown, as by qemu; a table full of longer ones would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,15 @@ def read_snapshots(source: Source, header: Header) -> tuple[tuple[Snapshot, ...]
         size = header.size
         if extra_length >= EXTRA.size:
             state, size = EXTRA.unpack_from(rest)
-        identifier = rest[extra_length : extra_length + id_length].decode("utf-8", "replace")
-        name = rest[extra_length + id_length :].decode("utf-8", "replace")
+        name_at = extra_length + id_length
+        identifier = _text(rest[extra_length:name_at], MAX_IDENTIFIER)
+        name = _text(rest[name_at:], MAX_NAME)
         found.append(Snapshot(identifier, name, seconds, size, state, l1_offset, l1_entries))
         position += -(-len(rest) // 8) * 8
         if position - start > layout.MAX_SNAPSHOT_BYTES:
             raise ImageCorrupt(source.path, "snapshot table", start, "exceeds 64 MiB")
     return tuple(found), position - start
+
+
+def _text(raw: bytes, limit: int) -> str:
+    return raw[:limit].decode("utf-8", "replace")

@@ -26,6 +26,9 @@ class Source:
         if offset + length > self.size:
             problem = f"{length} bytes from {offset} are beyond the end of the file ({self.size})"
             raise ImageCorrupt(self.path, field, offset, problem)
+        data = os.pread(self.descriptor, length, offset)
+        if len(data) == length:
+            return data
         buffer = bytearray(length)
         read_fully(self.descriptor, offset, memoryview(buffer))
         return bytes(buffer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,18 +13,21 @@ from sm.cowutil.base import (
     CowUtil,
     ImageInfo,
     ImageRef,
+    Magic,
+    Plain,
     Progress,
     SizeLimits,
     ToolRunner,
     no_progress,
 )
 from sm.cowutil.errors import ImageUnsafe, ImageUnsupported, SizeOutOfRange
-from sm.cowutil.qcow2 import sizing, tool
+from sm.cowutil.qcow2 import layout, sizing, tool
 from sm.cowutil.qcow2.backing import plain_name
 from sm.cowutil.qcow2.header import Header, read_header
 from sm.cowutil.qcow2.mark import write_mark
 from sm.cowutil.qcow2.source import Source
-from sm.cowutil.raw import RawFormat, sync_file
+from sm.cowutil.raw import SECTOR, RawFormat, sync_file
+from sm.cowutil.stream import Measure, Piece, Read
 
 if TYPE_CHECKING:
     from sm.cowutil.extents import Extents
@@ -36,6 +39,7 @@ class Qcow2Util(CowUtil):
 
     name = "qcow2"
     limits = SizeLimits(minimum=64 << 10, maximum=16 << 40, granularity=64 << 10)
+    magics: ClassVar[tuple[Magic, ...]] = (Magic(0, layout.MAGIC),)
     parent_formats: ClassVar[frozenset[str]] = frozenset({"qcow2", "raw"})
 
     def __init__(self, runner: ToolRunner) -> None:
@@ -54,6 +58,12 @@ class Qcow2Util(CowUtil):
             parent=header.parent,
             marks=header.marks,
         )
+
+    def details(self, path: Path) -> Mapping[str, Plain]:
+        """Version, features, internal snapshots, bitmaps, and the space that the refcounts tell."""
+        from sm.cowutil.qcow2.details import details  # noqa: PLC0415 - numpy is slow to import
+
+        return details(path)
 
     def allocated_extents(self, path: Path) -> Extents:
         """Data, zero and compressed clusters (or subclusters), from the L2 tables."""
@@ -74,6 +84,22 @@ class Qcow2Util(CowUtil):
     def full_size(self, virtual_size: int) -> int:
         """Size of a fully written image with 64 KiB clusters."""
         return sizing.full_size(virtual_size)
+
+    def measure(self, virtual_size: int, data: Extents) -> Measure:
+        """The length of the streamed image, in clusters of 64 KiB."""
+        from sm.cowutil.extents import Extents  # noqa: PLC0415 - numpy is slow to import
+        from sm.cowutil.qcow2.stream import plan  # noqa: PLC0415 - as above
+
+        self._require_sectors(virtual_size)
+        full = plan(virtual_size, Extents.of([(0, virtual_size)]), sizing.CLUSTER_BITS)
+        return Measure(plan(virtual_size, data, sizing.CLUSTER_BITS).total, full.total)
+
+    def stream(self, virtual_size: int, data: Extents, read: Read) -> Iterator[Piece]:
+        """A version 3 image with clusters of 64 KiB; see `stream` for its layout."""
+        from sm.cowutil.qcow2.stream import plan, stream  # noqa: PLC0415 - numpy is slow to import
+
+        self._require_sectors(virtual_size)
+        return stream(plan(virtual_size, data, sizing.CLUSTER_BITS), read)
 
     def create(self, path: Path, virtual_size: int) -> None:
         """Make an empty version 3 image with 64 KiB clusters and the hidden mark cleared.
@@ -163,6 +189,11 @@ class Qcow2Util(CowUtil):
         if image.format == self._raw.name:
             return self._raw.info(image.path).virtual_size
         return self._header(image.path).size
+
+    def _require_sectors(self, size: int) -> None:
+        """The size of a streamed disk; not `limits`, since it may come from anywhere."""
+        if size % SECTOR or not 0 < size <= self.limits.maximum:
+            raise ValueError(f"no QCOW2 image of ours holds a disk of {size} bytes")
 
     def _require_size(self, path: Path, size: int, minimum: int) -> None:
         if not minimum <= size <= self.limits.maximum or size % self.limits.granularity:

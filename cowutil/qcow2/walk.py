@@ -106,9 +106,8 @@ class Walk:
         """
         if not active.all() or bool((times != 1).any()):
             return False
-        words = finder.native(tables.reshape(-1))
-        if not words.all():  # the order in the file does not depend on gaps in the guest
-            words = words[words != 0]
+        # The order in the file does not depend on gaps in the guest.
+        words = finder.used(tables.reshape(-1))
         if len(words) == 0:
             return True
         steps = finder.find(words, np.zeros(0, dtype=np.int64))
@@ -191,7 +190,9 @@ class Walk:
         text = "L2 entry is compressed and has the copied flag"
         _note(self._findings.counts, copied, where, words, text)
         start, length = compressed_ranges(words, header.cluster_bits)
+        # qemu lets a stream end up to a cluster behind the file; it must at least begin in it.
         beyond = start + length - self._source.size >= header.cluster_size
+        beyond |= start >= self._source.size
         text = "L2 entry points beyond the end of the file"
         _note(self._findings.tables, beyond, where, words, text)
         end = np.minimum(start + length, self._source.size)

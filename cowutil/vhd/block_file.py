@@ -59,6 +59,8 @@ Opener = Callable[[Path, Access], BlockFile]
 
 def read(file: BlockFile, offset: int, length: int) -> bytes:
     """Up to `length` bytes from `offset`; shorter only at the end of the file."""
+    if offset >= file.size():  # also where no system call takes such an offset
+        return b""
     data = bytearray(length)
     return bytes(memoryview(data)[: file.read_into(offset, memoryview(data))])
 

@@ -14,7 +14,7 @@ from sm.cowutil.vhd.batmap import checksum_of, covered_part
 from sm.cowutil.vhd.block_file import BlockFile, read
 from sm.cowutil.vhd.extents import false_claim, sector_bits
 from sm.cowutil.vhd.footer import CREATOR, FOOTER_SIZE, NO_OFFSET, Kind, timestamp
-from sm.cowutil.vhd.geometry import SECTOR, geometry
+from sm.cowutil.vhd.geometry import MAX_GEOMETRY, SECTOR, geometry
 from sm.cowutil.vhd.header import HEADER_SIZE, LOCATOR_COUNT, NO_PARENT_ID, UNUSED
 from sm.cowutil.vhd.headers import Headers, batmap_header, has_batmap, load_headers
 from sm.cowutil.vhd.layout import DATA_ALIGNMENT
@@ -76,7 +76,8 @@ def _check_footer(file: BlockFile, headers: Headers, now: float, found: _Finding
     found.wrong(footer.saved_state > 1, f"footer saved state {footer.saved_state} is unknown")
     found.wrong(footer.unique_id == NO_PARENT_ID, "footer unique id is null")
     shape = footer.geometry or 0
-    found.wrong(shape > geometry(footer.current_size), f"footer geometry {shape:#x} is too large")
+    large = shape > geometry(footer.current_size) and shape != MAX_GEOMETRY
+    found.wrong(large, f"footer geometry {shape:#x} is too large")
     if fixed:
         return
     found.leak(not headers.copy_valid, "footer copy at byte 0 is not valid")

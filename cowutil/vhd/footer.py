@@ -29,6 +29,7 @@ MAX_VIRTUAL_SIZE = 2040 << 30
 """What every known reader accepts; the format itself ends 8 GiB later."""
 
 _LAYOUT = struct.Struct(">8sIIQI4sI4sQQIII16sBB")
+TYPE_OFFSET = 60
 _CHECKSUM_OFFSET = 64
 _HIDDEN_OFFSET = 85
 
@@ -143,7 +144,7 @@ def unpack_footer(path: Path, raw: bytes, offset: int) -> Footer:
     if not features & FEATURE_RESERVED:
         raise refuse("features", 8, f"{features:#x} lacks the bit that is always set")
     if kind not in (Kind.FIXED, Kind.DYNAMIC, Kind.DIFFERENCING):
-        raise refuse("type", 60, f"{kind} is unknown")
+        raise refuse("type", TYPE_OFFSET, f"{kind} is unknown")
     if current_size == 0 or current_size % SECTOR:
         raise refuse("current size", 48, f"{current_size} is not a positive count of sectors")
     if current_size > MAX_VIRTUAL_SIZE:

@@ -9,6 +9,8 @@ from __future__ import annotations
 SECTOR = 512
 MAX_CYLINDERS = 65535
 MAX_HEADS = 16
+MAX_GEOMETRY = MAX_CYLINDERS << 16 | MAX_HEADS << 8 | 255
+"""The largest there is; qemu-img, told to keep an exact size, writes it into disks of any size."""
 
 
 def geometry(size: int) -> int:

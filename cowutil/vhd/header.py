@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sm.cowutil.errors import ImageCorrupt, ImageUnsupported
-from sm.cowutil.vhd.footer import FORMAT_VERSION, NO_OFFSET, checksum
+from sm.cowutil.vhd.footer import FOOTER_SIZE, FORMAT_VERSION, NO_OFFSET, checksum
 from sm.cowutil.vhd.geometry import SECTOR
 
 HEADER_SIZE = 1024
@@ -52,7 +52,7 @@ class Header:
     """The fields of a sparse header. Offsets and sizes in bytes.
 
     `table_entries`: length of the block allocation table. `parent_name`: 512 bytes of UTF-16,
-    big endian. `locators`: all eight, None where unused.
+    big endian. `locators`: all eight, None where unused. `position`: where it was read from.
     """
 
     table_offset: int
@@ -62,6 +62,7 @@ class Header:
     parent_timestamp: int = 0
     parent_name: bytes = bytes(512)
     locators: tuple[Locator | None, ...] = (None,) * LOCATOR_COUNT
+    position: int = FOOTER_SIZE
 
     @property
     def bitmap_size(self) -> int:
@@ -77,6 +78,10 @@ class Header:
     def table_end(self) -> int:
         """Where the allocation table ends, padded to a sector."""
         return self.table_offset + -(-self.table_entries * 4 // SECTOR) * SECTOR
+
+    def locator_position(self, index: int) -> int:
+        """The byte of the image where the fields of this locator are."""
+        return self.position + _LOCATORS_OFFSET + index * _LOCATOR.size
 
     def pack(self) -> bytes:
         """The 1024 bytes as they go to disk, with checksum."""
@@ -139,7 +144,7 @@ def unpack_header(path: Path, raw: bytes, offset: int) -> Header:
     if table_offset % SECTOR or table_offset < SECTOR:
         raise refuse("table offset", 16, f"{table_offset} is not a sector behind the first")
     locators = tuple(_unpack_locator(raw, index, refuse) for index in range(LOCATOR_COUNT))
-    return Header(table_offset, entries, block_size, parent_id, timestamp, name, locators)
+    return Header(table_offset, entries, block_size, parent_id, timestamp, name, locators, offset)
 
 
 def _unpack_locator(raw: bytes, index: int, refuse: _Refusal) -> Locator | None:

@@ -7,12 +7,20 @@ when the copy is unreadable. A fixed disk has no copy: its first bytes are the g
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sm.cowutil.errors import ImageCorrupt, ImageError, ImageNotRecognised
 from sm.cowutil.vhd.block_file import BlockFile, read
-from sm.cowutil.vhd.footer import CREATOR, FOOTER_SIZE, Footer, Kind, unpack_footer
+from sm.cowutil.vhd.footer import (
+    CREATOR,
+    FOOTER_SIZE,
+    TYPE_OFFSET,
+    Footer,
+    Kind,
+    unpack_footer,
+)
 from sm.cowutil.vhd.geometry import SECTOR
 from sm.cowutil.vhd.header import (
     BATMAP_HEADER_SIZE,
@@ -26,6 +34,9 @@ from sm.cowutil.vhd.header import (
 HEADER_OFFSET = FOOTER_SIZE
 SPARE_OFFSET = HEADER_OFFSET + HEADER_SIZE
 """Where our images leave room for a second header while the first is being replaced."""
+
+QCOW2_MAGIC = b"QFI\xfb"
+"""No writer of VHDs leaves this at byte 0 of a sparse one: such a file was made to be two things."""
 
 MAX_BLOCKS = 1 << 22
 """2040 GiB in blocks of 512 KiB and some; caps the allocation table at 16 MiB of memory."""
@@ -68,7 +79,8 @@ def load_headers(file: BlockFile) -> Headers:
     end = _end_footer(file, size)
     if isinstance(copy, Footer) and copy.kind is not Kind.FIXED:
         if isinstance(end, Footer) and end.kind is Kind.FIXED:
-            raise ImageCorrupt(file.path, "footer type", size, "fixed here, sparse at byte 0")
+            at = size - FOOTER_SIZE + TYPE_OFFSET
+            raise ImageCorrupt(file.path, "footer type", at, "fixed here, sparse at byte 0")
         footer = copy
     elif isinstance(end, Footer):
         footer = end
@@ -81,7 +93,10 @@ def load_headers(file: BlockFile) -> Headers:
     end_footer = end if isinstance(end, Footer) else None
     if footer.kind is Kind.FIXED:
         return _fixed(file.path, size, footer)
-    header, from_spare = _load_header(file, footer, front)
+    if front[: len(QCOW2_MAGIC)] == QCOW2_MAGIC:
+        raise ImageCorrupt(file.path, "footer copy", 0, "is the header of a QCOW2 image")
+    start = 0 if footer is copy else size - FOOTER_SIZE
+    header, from_spare = _load_header(file, footer, start, front)
     headers = Headers(file.path, size, footer, end_footer, footer is copy, header, from_spare)
     _check_table(headers)
     return headers
@@ -115,7 +130,11 @@ def has_batmap(footer: Footer) -> bool:
 
 
 def metadata_ranges(file: BlockFile, headers: Headers) -> list[tuple[int, int]]:
-    """Where in the file no block may be, as sorted (start, end) in bytes; they may touch."""
+    """Where in the file no block may be, as sorted (start, end) in bytes; they may touch.
+
+    `ImageCorrupt` for a batmap or a locator that is not in the file or lies on something else: a
+    change of one would destroy the other.
+    """
     header = headers.header
     ranges = [
         (0, FOOTER_SIZE),
@@ -124,14 +143,36 @@ def metadata_ranges(file: BlockFile, headers: Headers) -> list[tuple[int, int]]:
     ]
     batmap = batmap_header(file, headers)
     if batmap is not None:
+        field = ("batmap offset", header.table_end + 8)
         ranges.append((header.table_end, header.table_end + BATMAP_HEADER_SIZE))
+        _require_apart(headers, field, (batmap.offset, batmap.end), ranges)
         ranges.append((batmap.offset, batmap.end))
-    ranges += [
-        (locator.offset, locator.offset + locator.space)
-        for locator in header.locators
-        if locator is not None
-    ]
+    fixed = tuple(ranges)
+    for index, locator in enumerate(header.locators):
+        if locator is not None:
+            field = (f"header locator {index} offset", header.locator_position(index) + 16)
+            end = locator.offset + locator.space
+            if end > headers.file_size:
+                problem = f"{locator.offset} is no place for {locator.space} bytes"
+                raise ImageCorrupt(headers.path, *field, problem)
+            # Only its text: some writers claim more space than there is in front of the next.
+            text = (locator.offset, locator.offset + locator.length)
+            _require_apart(headers, field, text, fixed)
+            ranges.append((locator.offset, end))
     return sorted(ranges)
+
+
+def _require_apart(
+    headers: Headers,
+    field: tuple[str, int],
+    place: tuple[int, int],
+    others: Iterable[tuple[int, int]],
+) -> None:
+    start, end = place
+    for other_start, other_end in others:
+        if start < other_end and other_start < end:
+            problem = f"{start} overlaps what is at byte {other_start}"
+            raise ImageCorrupt(headers.path, *field, problem)
 
 
 def _end_footer(file: BlockFile, size: int) -> Footer | ImageError:
@@ -159,10 +200,12 @@ def _fixed(path: Path, size: int, footer: Footer) -> Headers:
     return Headers(path, size, footer, footer, copy_valid=False, sparse=None)
 
 
-def _load_header(file: BlockFile, footer: Footer, front: bytes) -> tuple[Header, bool]:
+def _load_header(file: BlockFile, footer: Footer, start: int, front: bytes) -> tuple[Header, bool]:
+    """The header that the footer at byte `start` leads to, and whether it is the spare one."""
     at = footer.data_offset
     if at % SECTOR or at < HEADER_OFFSET or at + HEADER_SIZE > file.size():
-        raise ImageCorrupt(file.path, "footer data offset", 16, f"{at} is no place for a header")
+        problem = f"{at} is no place for a header"
+        raise ImageCorrupt(file.path, "footer data offset", start + 16, problem)
     raw = front[at:] if at == HEADER_OFFSET else read(file, at, HEADER_SIZE)
     try:
         return unpack_header(file.path, raw, at), False

@@ -50,11 +50,13 @@ def parent_name(path: Path, header: Header, fetch: Callable[[int, int], bytes]) 
     if not plain and absolute:
         raise ImageUnsafe(path, f"names its parent by an absolute path only: {absolute[0]!r}")
     if not plain:
-        raise ImageCorrupt(path, "header locators", 576, "no locator names the parent")
+        problem = "no locator names the parent"
+        raise ImageCorrupt(path, "header locators", header.locator_position(0), problem)
     if len(plain) > 1:
         plain &= {header_name(header)}
     if len(plain) != 1:
-        raise ImageCorrupt(path, "header locators", 576, "they name different parents")
+        problem = "they name different parents"
+        raise ImageCorrupt(path, "header locators", header.locator_position(0), problem)
     return plain.pop()
 
 

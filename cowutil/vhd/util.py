@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,18 +14,21 @@ from sm.cowutil.base import (
     ImageInfo,
     ImageRef,
     Layer,
+    Magic,
     ParentLink,
+    Plain,
     Progress,
     SizeLimits,
     ToolRunner,
     no_progress,
 )
 from sm.cowutil.errors import ImageUnsafe, ImageUnsupported
+from sm.cowutil.stream import Measure, Piece, Read
 from sm.cowutil.vhd import layout
 from sm.cowutil.vhd.block_file import Access, BlockFile, Opener, open_file, read, sync_name
 from sm.cowutil.vhd.change import hide
 from sm.cowutil.vhd.create import disk_size, write_child, write_dynamic
-from sm.cowutil.vhd.footer import FOOTER_SIZE, MAX_VIRTUAL_SIZE, Kind
+from sm.cowutil.vhd.footer import COOKIE, FOOTER_SIZE, MAX_VIRTUAL_SIZE, Kind
 from sm.cowutil.vhd.header import BLOCK_SIZE
 from sm.cowutil.vhd.headers import Headers, load_headers
 from sm.cowutil.vhd.locator import has_raw_parent, parent_name, slot_size
@@ -47,6 +50,7 @@ class VhdUtil(CowUtil):
 
     name = "vhd"
     limits = SizeLimits(BLOCK_SIZE, MAX_VIRTUAL_SIZE, BLOCK_SIZE)
+    magics = (Magic(0, COOKIE), Magic(-FOOTER_SIZE, COOKIE), Magic(1 - FOOTER_SIZE, COOKIE))
     parent_formats = frozenset({"vhd", "raw"})
 
     def __init__(
@@ -73,6 +77,13 @@ class VhdUtil(CowUtil):
                 None if headers.sparse else headers.footer.current_size + FOOTER_SIZE,
             )
 
+    def details(self, path: Path) -> Mapping[str, Plain]:
+        """Kind of disk, creator, and which structures there are; from the headers alone."""
+        from sm.cowutil.vhd.details import details  # noqa: PLC0415 - seldom asked for
+
+        with self._opened(path, Access.READ) as file:
+            return details(file)
+
     def allocated_extents(self, path: Path) -> Extents:
         """Read the table and the sector bitmaps: exact to the sector."""
         with self.open_layer(path) as layer:
@@ -94,6 +105,20 @@ class VhdUtil(CowUtil):
     def full_size(self, virtual_size: int) -> int:
         """The bytes that a volume needs for the fully written disk; see `layout.full_size`."""
         return layout.full_size(virtual_size)
+
+    def measure(self, virtual_size: int, data: Extents) -> Measure:
+        """The length of the streamed image; the disk is rounded up to whole blocks."""
+        from sm.cowutil.extents import Extents  # noqa: PLC0415
+        from sm.cowutil.vhd.stream import plan  # noqa: PLC0415
+
+        full = Extents.of([(0, virtual_size)])
+        return Measure(plan(virtual_size, data).total, plan(virtual_size, full).total)
+
+    def stream(self, virtual_size: int, data: Extents, read: Read) -> Iterator[Piece]:
+        """A dynamic disk of whole blocks of 2 MiB; see `stream`."""
+        from sm.cowutil.vhd.stream import plan, stream  # noqa: PLC0415
+
+        return stream(plan(virtual_size, data), read, self._clock())
 
     def create(self, path: Path, virtual_size: int) -> None:
         """Make an empty dynamic disk; ENOSPC where a volume cannot hold its tables."""

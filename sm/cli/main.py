@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from typing import Any
 from sm import log
 from sm.cli import explain, gc_commands, sr_commands, tree_view, vdi_commands
 from sm.cli.admin import Admin, open_admin
+from sm.cli.image_table import IMAGE_COMMANDS, FileCommand, Option
+from sm.cli.output import Output
 from sm.cowutil.errors import ImageError
+from sm.cowutil.registry import FORMATS
 from sm.drivers.registry import DRIVERS
 from sm.errors import SmError
 
@@ -23,25 +27,22 @@ Run = Callable[[Admin, argparse.Namespace], int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Argument:
-    """One argument of a command, as `argparse` takes it."""
-
-    names: tuple[str, ...]
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Command:
     """One command: its words, what it does, its arguments, and the function that does it."""
 
     group: str
     name: str
     run: Run
-    arguments: tuple[Argument, ...] = ()
+    arguments: tuple[Option, ...] = ()
+
+    @property
+    def about(self) -> str:
+        """What it does, for the help."""
+        return (self.run.__doc__ or "").splitlines()[0]
 
 
-def _arg(*names: str, **options: Any) -> Argument:
-    return Argument(names, options)
+def _arg(*names: str, **keywords: Any) -> Option:
+    return names, keywords
 
 
 _SR = _arg("sr", help="the SR: UUID, a unique beginning of it, or name")
@@ -80,7 +81,7 @@ COMMANDS: Sequence[Command] = (
         "vdi",
         "create",
         vdi_commands.create,
-        (_OF_SR, _SIZE, _arg("--format", help="qcow2, vhd or raw"), _NAME, _ABOUT),
+        (_OF_SR, _SIZE, _arg("--format", choices=FORMATS, help="the image format"), _NAME, _ABOUT),
     ),
     Command(
         "vdi",
@@ -121,26 +122,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     as_json = bool(options.json)
+    command: Command | FileCommand = options.command
+    if isinstance(command, FileCommand):
+        output, run_file = Output(as_json=as_json), command.load()
+        return _guarded(output, lambda: run_file(output, options))
     try:
         admin = open_admin(options.root, as_json=as_json)
     except OSError as error:
         sys.stderr.write(f"sm: {error}\n    Choose another place with --root or SM_ROOT.\n")
         return EXIT_REFUSED
+    run = command.run
     with admin.pool:
-        return _run(admin, options)
+        log.start(admin.settings.log_target, admin.settings.log_file)
+        return _guarded(admin.output, lambda: run(admin, options))
 
 
-def _run(admin: Admin, options: argparse.Namespace) -> int:
-    log.start(admin.settings.log_target, admin.settings.log_file)
+def _guarded(output: Output, work: Callable[[], int | None]) -> int:
+    """The exit status of `work`; a failure is said in words or as JSON."""
     try:
-        run: Run = options.run
-        return run(admin, options) or 0
+        status = work() or 0
+        sys.stdout.flush()
     except SmError as error:
-        admin.output.failure(error)
-    except (ImageError, OSError) as error:
-        admin.output.failure(SmError(str(error)))
+        output.failure(error)
     except BrokenPipeError:
-        return EXIT_REFUSED  # the reader of our output has gone
+        # The reader of our output has gone; what is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ImageError, OSError) as error:
+        output.failure(SmError(str(error)))
+    else:
+        return status
     return EXIT_REFUSED
 
 
@@ -151,21 +161,27 @@ def _parser() -> argparse.ArgumentParser:
     _accept_everywhere(parser, json=False, root=None)
     groups = parser.add_subparsers(metavar="COMMAND", required=True)
     made: dict[str, Any] = {}
-    helps = {"sr": "storage repositories", "vdi": "virtual disks", "gc": "the garbage collector"}
-    for command in COMMANDS:
+    helps = {
+        "sr": "storage repositories",
+        "vdi": "virtual disks",
+        "image": "plain image files, without an SR",
+        "gc": "the garbage collector",
+    }
+    commands: tuple[Command | FileCommand, ...] = (*COMMANDS, *IMAGE_COMMANDS)
+    for command in commands:
         if command.group not in made:
             group = groups.add_parser(command.group, help=helps[command.group])
             made[command.group] = group.add_subparsers(metavar="ACTION", required=True)
-        about = (command.run.__doc__ or "").splitlines()[0]
+        about = command.about
         sub = made[command.group].add_parser(command.name, help=about, description=about)
         _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
-        for argument in command.arguments:
-            sub.add_argument(*argument.names, **argument.options)
-        sub.set_defaults(run=command.run)
+        for names, keywords in command.arguments:
+            sub.add_argument(*names, **keywords)
+        sub.set_defaults(command=command)
     sub = groups.add_parser("explain", help="what a code means")
     _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
     sub.add_argument("code", help="a number or name, as in an error, or a reason of the collector")
-    sub.set_defaults(run=explain.explain)
+    sub.set_defaults(command=Command("", "explain", explain.explain))
     return parser
 
 

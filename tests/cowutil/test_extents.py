@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sm.cowutil.extents import ExtentMap, Extents, Kind
+from sm.cowutil.extents import BITS_AT_ONCE, ExtentMap, Extents, Kind
 
 ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12)
 
@@ -97,3 +97,24 @@ def test_a_map_gives_extents_by_kind() -> None:
     assert found.extents() == Extents.of([(0, 25)])
     assert found.extents(Kind.ZERO) == Extents.of([(10, 20)])
     assert found.extents(Kind.DATA, Kind.COMPRESSED) == Extents.of([(0, 10), (20, 25)])
+
+
+@given(st.lists(st.booleans(), max_size=80), st.integers(1, 16), st.data())
+def test_bits_stand_for_units(bits: list[bool], unit: int, data: st.DataObject) -> None:
+    size = len(bits) * unit - (data.draw(st.integers(0, unit - 1)) if bits else 0)
+    found = Extents.from_bits(np.packbits(np.array(bits, dtype=np.bool_)), unit, size)
+    assert_normal(found)
+    assert held(found) == {byte for byte in range(size) if bits[byte // unit]}
+
+
+def test_bits_of_more_than_is_looked_at_at_once() -> None:
+    count = 2 * BITS_AT_ONCE + 13
+    runs = [(0, 3), (BITS_AT_ONCE - 5, BITS_AT_ONCE + 5), (2 * BITS_AT_ONCE, count)]
+    bits = np.zeros(count, dtype=np.bool_)
+    for start, end in runs:
+        bits[start:end] = True
+    assert list(Extents.from_bits(np.packbits(bits), 1, count)) == runs
+    assert list(Extents.from_bits(np.packbits(~bits), 1, count)) == [
+        (3, BITS_AT_ONCE - 5),
+        (BITS_AT_ONCE + 5, 2 * BITS_AT_ONCE),
+    ]

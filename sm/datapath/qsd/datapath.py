@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from sm import process
 from sm.cowutil.base import ImageRef
+from sm.cowutil.registry import QEMU_DRIVERS
 from sm.datapath.base import (
     CommittingDatapath,
     DatapathFailed,
@@ -49,7 +50,7 @@ class QsdDatapath(CommittingDatapath):
     """One qemu-storage-daemon for each disk, with its notes and sockets below `folder`."""
 
     name = "qsd"
-    formats: ClassVar[frozenset[str]] = frozenset({"qcow2", "raw"})
+    formats: ClassVar[frozenset[str]] = frozenset(QEMU_DRIVERS)
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / self.name

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sm.cowutil.base import ImageRef
+from sm.cowutil.registry import QEMU_DRIVERS
 
 TOP = "top"
 EXPORT = "vdi"
@@ -63,14 +64,14 @@ def file_options(node: Node, *, read_only: bool, device: bool = False) -> Option
 def format_options(node: Node, below: Node | None, *, read_only: bool) -> Options:
     """The format node of an image over the one below it; also what `blockdev-reopen` takes."""
     options: Options = {
-        "driver": node.image.format,
+        "driver": QEMU_DRIVERS[node.image.format].name,
         "node-name": node.format,
         "file": node.file,
         "read-only": read_only,
         "discard": "unmap",
         "detect-zeroes": "off" if read_only else "unmap",
     }
-    if node.image.format != "raw" or below is not None:
+    if QEMU_DRIVERS[node.image.format].backed:
         options["backing"] = below.format if below is not None else None
     return options
 

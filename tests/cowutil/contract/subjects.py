@@ -82,6 +82,10 @@ class Subject(ABC):
     def content(self, chain: Sequence[ImageRef]) -> bytes:
         """The whole disk seen through the uppermost image."""
 
+    def store(self, image: ImageRef, stream: bytes) -> None:
+        """Put a streamed image where it belongs."""
+        image.path.write_bytes(stream)
+
     def fingerprint(self, image: ImageRef) -> object:
         """Equal as long as nobody wrote."""
         return image.path.read_bytes(), image.path.stat().st_mtime_ns
@@ -171,6 +175,9 @@ class Toy(CowSubject):
                 disk[number * 512 : (number + 1) * 512] = data
         assert reader_content(self.images, chain) == disk
         return bytes(disk)
+
+    def store(self, image: ImageRef, stream: bytes) -> None:
+        self.images.load(image.path, stream)
 
     def fingerprint(self, image: ImageRef) -> object:
         return self.images.images[image.path]

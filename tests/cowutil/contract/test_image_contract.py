@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 
 import pytest
 
 from sm.cowutil.errors import ImageError, SizeOutOfRange
+from sm.cowutil.extents import Extents
+from sm.cowutil.stream import Zeroes
 from tests.cowutil.contract.subjects import Subject, make
 
 SIZE = 8 << 20
@@ -149,6 +153,74 @@ def test_a_missing_image_is_the_systems_error(subject: Subject, tmp_path: Path) 
     for call in (subject.images.info, subject.images.check, subject.images.open_layer):
         with pytest.raises(FileNotFoundError):
             call(image.path)
+
+
+def streamed(subject: Subject, disk: bytes, data: Extents) -> bytes:
+    """An image made in one pass, reading nothing twice, backwards or beyond the end."""
+    position = 0
+
+    def read(offset: int, buffer: memoryview) -> None:
+        nonlocal position
+        assert position <= offset
+        position = offset + len(buffer)
+        assert position <= len(disk)
+        buffer[:] = disk[offset:position]
+
+    pieces = subject.images.stream(len(disk), data, read)
+    image = b"".join(
+        bytes(piece.length) if isinstance(piece, Zeroes) else bytes(piece) for piece in pieces
+    )
+    assert len(image) == subject.images.measure(len(disk), data).required
+    return image
+
+
+@pytest.mark.parametrize("ranges", [[], [(0, 1)], [(512, 70000), (MIB, 3 * MIB), (SIZE - 1, SIZE)]])
+def test_a_stream_is_an_image_of_the_measured_length(
+    subject: Subject, tmp_path: Path, ranges: list[tuple[int, int]]
+) -> None:
+    disk = bytearray(SIZE)
+    for start, end in ranges:
+        disk[start:end] = random.Random(end).randbytes(end - start)
+    image = subject.ref(tmp_path, "a")
+    subject.store(image, streamed(subject, bytes(disk), Extents.of(ranges)))
+    info = subject.images.info(image.path)
+    assert (info.virtual_size, info.hidden, info.parent, info.marks) == (SIZE, False, None, ())
+    assert subject.content([image]) == disk
+    assert subject.images.check(image.path).clean
+    subject.write([image], 5 * MIB, MIB, 0x66)
+    disk[5 * MIB : 6 * MIB] = b"\x66" * MIB
+    subject.images.resize(image.path, 2 * SIZE)
+    assert subject.content([image]) == bytes(disk) + bytes(SIZE)
+    assert subject.images.check(image.path).clean
+
+
+def test_a_full_stream_has_the_length_of_a_full_image(subject: Subject) -> None:
+    full = Extents.of([(0, SIZE)])
+    empty = subject.images.measure(SIZE, Extents.of([]))
+    measured = subject.images.measure(SIZE, full)
+    assert measured.required == measured.fully_allocated == empty.fully_allocated
+    assert empty.required <= measured.required
+    assert len(streamed(subject, b"\x05" * SIZE, full)) == measured.fully_allocated
+
+
+@pytest.mark.parametrize("excess", [False, True])
+def test_a_stream_of_an_impossible_size_is_refused(subject: Subject, excess: bool) -> None:
+    size = subject.images.limits.maximum + 512 if excess else 1000
+    nothing = Extents.of([])
+    with pytest.raises(ValueError, match=str(size)):
+        subject.images.measure(size, nothing)
+    with pytest.raises(ValueError, match=str(size)):
+        subject.images.stream(size, nothing, lambda offset, buffer: None)
+
+
+def test_details_are_plain_values(subject: Subject, tmp_path: Path) -> None:
+    image = subject.ref(tmp_path, "a")
+    subject.images.create(image.path, SIZE)
+    subject.freeze(image)
+    before = subject.fingerprint(image)
+    details = dict(subject.images.details(image.path))
+    assert json.loads(json.dumps(details)) == details
+    assert subject.fingerprint(image) == before
 
 
 @pytest.mark.parametrize("name", ["qcow2", "vhd"])

@@ -6,7 +6,7 @@ disk. Its unit is a sector of 512 bytes.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +26,7 @@ from sm.cowutil.base import (
 )
 from sm.cowutil.errors import ImageUnsafe, SizeOutOfRange
 from sm.cowutil.extents import ExtentMap, Extents, Kind
+from sm.cowutil.stream import Measure, Piece, Read
 
 SECTOR = 512
 
@@ -104,6 +105,25 @@ class ToyFormat(CowUtil):
     def full_size(self, virtual_size: int) -> int:
         return virtual_size
 
+    def measure(self, virtual_size: int, data: Extents) -> Measure:
+        self._require_sectors(virtual_size)
+        row = 8 + SECTOR
+        sectors = data.clip(0, virtual_size).align(SECTOR).total // SECTOR
+        return Measure(8 + sectors * row, 8 + virtual_size // SECTOR * row)
+
+    def stream(self, virtual_size: int, data: Extents, read: Read) -> Iterator[Piece]:
+        """The size, then number and content of each sector."""
+        self._require_sectors(virtual_size)
+        return self._stream(virtual_size, data.clip(0, virtual_size).align(SECTOR), read)
+
+    def load(self, path: Path, stream: bytes) -> None:
+        """Make an image of what was streamed."""
+        rows = range(8, len(stream), 8 + SECTOR)
+        self.images[path] = ToyImage(
+            int.from_bytes(stream[:8]),
+            sectors={int.from_bytes(stream[at : at + 8]): stream[at + 8 :][:SECTOR] for at in rows},
+        )
+
     def create(self, path: Path, virtual_size: int) -> None:
         self._require_size(path, virtual_size, SECTOR)
         self._add(path, ToyImage(virtual_size))
@@ -146,6 +166,19 @@ class ToyFormat(CowUtil):
         )
         progress(total, total)
         return total
+
+    def _stream(self, virtual_size: int, data: Extents, read: Read) -> Iterator[Piece]:
+        yield virtual_size.to_bytes(8)
+        buffer = memoryview(bytearray(SECTOR))
+        for start, end in data:
+            for at in range(start, end, SECTOR):
+                read(at, buffer)
+                yield (at // SECTOR).to_bytes(8)
+                yield buffer
+
+    def _require_sectors(self, size: int) -> None:
+        if size % SECTOR or not 0 < size <= self.limits.maximum:
+            raise ValueError(f"no toy image has {size} bytes")
 
     def _get(self, path: Path) -> ToyImage:
         if path not in self.images:

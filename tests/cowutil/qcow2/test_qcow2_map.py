@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sm.cowutil.errors import ImageUnsupported
 from sm.cowutil.extents import ExtentMap, Extents, Kind
 from sm.cowutil.qcow2.layer import Qcow2Layer
-from tests.cowutil.qcow2.images import MIB, VARIANTS, Variant, alone, content, qemu, qemu_io
+from tests.cowutil.qcow2.images import (
+    MIB,
+    VARIANTS,
+    Variant,
+    alone,
+    content,
+    qemu,
+    qemu_info,
+    qemu_io,
+)
 
 ALL = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 
@@ -48,8 +58,12 @@ def test_the_map_is_that_of_qemu(variant: Variant, tmp_path: Path) -> None:
         found = layer.map()
         assert layer.held_size() == found.extents().total
         assert layer.held() == found.extents()
+        bits = layer.bitmap()
     assert_well_formed(found, variant.size)
     assert found.extents() == expected["held"]
+    told = qemu_info(path)
+    clusters = expected["held"].to_bitmap(told["cluster-size"], told["virtual-size"])
+    assert bits.tobytes() == np.packbits(clusters).tobytes()
     # qemu also calls data zero that lies in a hole of the file.
     holes = expected["zero"].minus(found.extents(Kind.ZERO))
     assert expected["zero"].covers(found.extents(Kind.ZERO))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sm.cowutil.extents import Extents
 from sm.cowutil.qcow2.check import check_image
 from sm.cowutil.qcow2.layer import Qcow2Layer
 from sm.cowutil.qcow2.usage import fragmentation, read_usage
@@ -70,3 +71,23 @@ def test_synthetic_images_are_right_for_qemu_and_for_us(
         assert layer.held_size() == len(clusters) << bits
         held = layer.map().extents()
     assert np.array_equal(np.flatnonzero(held.to_bitmap(1 << bits, 40_000 << bits)), clusters)
+
+
+@pytest.mark.parametrize("shuffle", [None, 7])
+def test_gaps_between_tables_and_full_tables(shuffle: int | None, tmp_path: Path) -> None:
+    """Thousands of tables of 64 entries: some missing, most full, some full but for one entry."""
+    path = tmp_path / "image"
+    dice = np.random.default_rng(11)
+    tables = dice.random((4000, 64)) < 2
+    tables[dice.random(4000) < 0.02] = False
+    tables[dice.random(4000) < 0.02, 17] = False
+    present = tables.ravel()[:-7]
+    synthesize(path, len(present) << 9, np.flatnonzero(present), cluster_bits=9, shuffle=shuffle)
+    told = json.loads(qemu("qemu-img", "map", "--output=json", alone(path)))
+    expected = Extents.of((e["start"], e["start"] + e["length"]) for e in told if e["present"])
+    with Qcow2Layer(path) as layer:
+        assert layer.held() == expected
+        assert layer.held_size() == expected.total
+        assert layer.bitmap().tobytes() == np.packbits(present).tobytes()
+    assert check_image(path).report().clean
+    assert qemu_check(path) == (0, 0)
