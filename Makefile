@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean setup
+.PHONY: demo test lint bench fuzz clean setup
 
 setup: $(VENV)/.installed
 
@@ -28,6 +28,13 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+# Mutated images for an hour, or as long as FUZZ_SECONDS says; FUZZ_FIRST is the first seed.
+FUZZ_SECONDS := 3600
+FUZZ_FIRST := 0
+
+fuzz: setup
+	$(BIN)/python -m tests.hostile.fuzz --seconds $(FUZZ_SECONDS) --first $(FUZZ_FIRST)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from importlib import import_module
 from pathlib import Path
 
-from sm.cowutil.errors import ImageCorrupt, ImageUnsupported
+from sm.cowutil.errors import ImageCorrupt
 from sm.cowutil.qcow2 import layout
 
 DEFLATE_WINDOW = -12
@@ -16,8 +15,7 @@ DEFLATE_WINDOW = -12
 def decompress(path: Path, kind: int, data: bytes, offset: int, cluster_size: int) -> bytes:
     """The cluster whose stream begins at byte `offset` of the file; `data` may go on behind it.
 
-    Raises `ImageCorrupt` when it does not give exactly one cluster, `ImageUnsupported` for zstd
-    where the Python package for it is not installed.
+    Raises `ImageCorrupt` when it does not give exactly one cluster.
     """
     if kind == layout.COMPRESSION_ZLIB:
         try:
@@ -33,11 +31,8 @@ def decompress(path: Path, kind: int, data: bytes, offset: int, cluster_size: in
 
 
 def _zstd(path: Path, data: bytes, offset: int, cluster_size: int) -> bytes:
-    try:
-        zstandard = import_module("zstandard")  # optional: only few imported images need it
-    except ImportError as error:
-        advice = "install the Python package 'zstandard', or convert it with qemu-img to zlib"
-        raise ImageUnsupported(path, "zstd compression", advice) from error
+    import zstandard  # noqa: PLC0415 - only few imported images need it
+
     try:
         with zstandard.ZstdDecompressor().stream_reader(data) as reader:
             plain: bytes = reader.read(cluster_size)

@@ -10,17 +10,20 @@ from sm.cowutil.qcow2.compressed import decompress
 from sm.cowutil.qcow2.header import read_header
 from sm.cowutil.qcow2.held import held_bitmap, held_extents, held_size
 from sm.cowutil.qcow2.runs import compressed_range
+from sm.cowutil.qcow2.snapshots import as_of
 from sm.cowutil.qcow2.source import Source
 from sm.cowutil.qcow2.tables import Tables
 
 
 class Qcow2Layer(Layer):
-    """An open image: its tables are read as they are needed, L1 once."""
+    """An open image, or one of its internal snapshots: L1 is read once, the rest as needed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, snapshot: str | None = None) -> None:
         self._source = Source(path)
         try:
             self._header = read_header(self._source)
+            if snapshot is not None:
+                self._header = as_of(self._source, self._header, snapshot)
             self._tables = Tables(self._source, self._header)
         except BaseException:
             self._source.close()

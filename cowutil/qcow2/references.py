@@ -44,7 +44,7 @@ class References:
         for first, stored in refcounts.windows(self.clusters):
             flags = self._table[first : first + len(stored)]
             np.equal(stored, 1, out=flags.view(np.bool_))
-            flags <<= 7
+            np.left_shift(flags, 7, out=flags)
 
     def single(self, offsets: Int64s) -> Bools:
         """Whether the stored refcount of the cluster at each offset (inside the file) is 1."""

@@ -6,9 +6,9 @@ We make none, but imported images have them, and their clusters are in use.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sm.cowutil.errors import ImageCorrupt
+from sm.cowutil.errors import ImageCorrupt, ImageError
 from sm.cowutil.qcow2 import layout
 from sm.cowutil.qcow2.header import Header
 from sm.cowutil.qcow2.source import Source
@@ -73,6 +73,30 @@ def read_snapshots(source: Source, header: Header) -> tuple[tuple[Snapshot, ...]
         if position - start > layout.MAX_SNAPSHOT_BYTES:
             raise ImageCorrupt(source.path, "snapshot table", start, "exceeds 64 MiB")
     return tuple(found), position - start
+
+
+def as_of(source: Source, header: Header, wanted: str) -> Header:
+    """The header as if the snapshot `wanted`, by ID or else by name, were the active disk.
+
+    Raises `ImageError` when there is none.
+    """
+    snapshots, _ = read_snapshots(source, header)
+    for attribute in ("identifier", "name"):
+        for each in snapshots:
+            if getattr(each, attribute) == wanted:
+                return _active(source, header, each)
+    raise ImageError(source.path, f"has no internal snapshot {wanted!r}")
+
+
+def _active(source: Source, header: Header, snapshot: Snapshot) -> Header:
+    size = snapshot.virtual_size // 512 * 512
+    active = replace(
+        header, size=size, l1_offset=snapshot.l1_offset, l1_entries=snapshot.l1_entries
+    )
+    if active.l1_needed > snapshot.l1_entries:
+        problem = f"{snapshot.l1_entries} entries do not cover {size} bytes"
+        raise ImageCorrupt(source.path, "snapshot L1 size", header.snapshot_offset, problem)
+    return active
 
 
 def _text(raw: bytes, limit: int) -> str:

@@ -36,7 +36,7 @@ SPARE_OFFSET = HEADER_OFFSET + HEADER_SIZE
 """Where our images leave room for a second header while the first is being replaced."""
 
 QCOW2_MAGIC = b"QFI\xfb"
-"""No writer of VHDs leaves this at byte 0 of a sparse one: such a file was made to be two things."""
+"""No writer leaves this at byte 0 of a sparse VHD: such a file was made to be two things."""
 
 MAX_BLOCKS = 1 << 22
 """2040 GiB in blocks of 512 KiB and some; caps the allocation table at 16 MiB of memory."""
