@@ -1,0 +1,160 @@
+"""Every hostile image ends in a typed refusal: cheap, by name, and with nothing else touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hostile.case import Hostile, write_sparse
+from tests.hostile.corpus import HOSTILE_IMAGES, corpus
+from tests.hostile.qcow2_parts import SOUND_PARTS
+from tests.hostile.reading import READINGS
+from tests.hostile.vhd_cases import sound
+
+ROOT = Path(__file__).parents[2]
+CPU_SECONDS = 0.1
+"""For one image, on average over all of them: the process is killed beyond."""
+
+START_SECONDS = 5
+MEMORY = 64 << 20
+SLOWEST = 5
+
+
+@dataclass(frozen=True)
+class Laid:
+    """The corpus as files, and the lists that `child` takes."""
+
+    folder: Path
+    cases: dict[str, Hostile]
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command that reads all of it."""
+        names = ("list", "warm", "start", "end")
+        return [sys.executable, "-m", "tests.hostile.child", *(str(self.folder / n) for n in names)]
+
+
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory: pytest.TempPathFactory) -> Laid:
+    folder = tmp_path_factory.mktemp("hostile")
+    images = folder / "images"
+    images.mkdir()
+    cases = {str(case.write(images)): case for case in corpus()}
+    lines = [f"{case.format} {path}" for path, case in cases.items()]
+    (folder / "list").write_text("\n".join(lines))
+    write_sparse(folder / "sound.qcow2", SOUND_PARTS.length, SOUND_PARTS.layout())
+    (folder / "sound.vhd").write_bytes(sound())
+    # One that is refused too, so that whatever a refusal needs is there before the trace begins.
+    warm = [f"{kind} {folder}/sound.{kind}" for kind in ("qcow2", "vhd")]
+    (folder / "warm").write_text("\n".join([*warm, lines[0], lines[-1]]))
+    for mark in ("start", "end"):
+        (folder / mark).write_text("")
+    return Laid(folder, cases)
+
+
+@pytest.fixture(scope="module")
+def results(laid: Laid) -> dict[str, dict[str, Any]]:
+    limit = int(CPU_SECONDS * len(laid.cases)) + START_SECONDS
+    child = subprocess.Popen(
+        laid.arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    resource.prlimit(child.pid, resource.RLIMIT_CPU, (limit, limit))
+    output, errors = child.communicate()
+    assert child.returncode == 0, errors
+    return {found["path"]: found for found in map(json.loads, output.splitlines())}
+
+
+def test_the_corpus_is_whole(laid: Laid) -> None:
+    assert len(laid.cases) == len(corpus()) >= HOSTILE_IMAGES
+
+
+def test_each_is_refused_by_name(laid: Laid, results: dict[str, dict[str, Any]]) -> None:
+    assert results.keys() == laid.cases.keys()
+    wrong = []
+    for path, case in laid.cases.items():
+        for reading in READINGS:
+            problem = judge(case, reading, results[path]["said"][reading])
+            if problem:
+                wrong.append(f"{case.name}: {reading}: {problem}")
+    assert not wrong, "\n".join(wrong)
+
+
+def judge(case: Hostile, reading: str, said: dict[str, Any] | None) -> str | None:
+    """What is wrong with what one reading said."""
+    refuses = reading in case.stage.value
+    if said is None or said.get("corruptions") == []:
+        return "accepted" if refuses else None
+    if not refuses:
+        return None if reading == "check" else f"refused: {said}"
+    if "corruptions" in said:
+        text = "; ".join(said["corruptions"])
+        if case.error not in ("ImageCorrupt", "ImageUnsafe"):
+            return f"was to be raised: {text}"
+        # A check goes on after what a reader refuses first, and may say it in other words.
+        exact = case.stage.name in ("HEADER", "LINK", "CHECK")
+        named = case.offset is None or f"byte {case.offset}" in text
+        return None if not exact or (case.says in text and named) else text
+    fits = said["error"] == case.error and case.says in said["text"]
+    fits = fits and (case.offset is None or said["offset"] == case.offset)
+    return None if fits else f"{said}, not {case.error}: {case.says} at {case.offset}"
+
+
+def test_each_needs_little_memory(
+    laid: Laid, results: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_time = sorted(results.values(), key=lambda found: -found["cpu"])[:SLOWEST]
+    by_memory = sorted(results.values(), key=lambda found: -found["memory"])[:SLOWEST]
+    with capsys.disabled():
+        for found in by_time:
+            print(f"\n  {1000 * found['cpu']:.0f} ms: {laid.cases[found['path']].name}", end="")
+        for found in by_memory:
+            print(f"\n  {found['memory'] >> 10} KiB: {laid.cases[found['path']].name}", end="")
+    greedy = [laid.cases[path].name for path, f in results.items() if f["memory"] > MEMORY]
+    assert greedy == []
+
+
+OPENING = re.compile(
+    r'(?:open|openat|openat2|creat)\((?:AT_FDCWD(?:<[^>]*>)?, )?"([^"]*)", ([^,)]*)'
+)
+CHANGING = (
+    "pwrite64,pwritev,pwritev2,writev,ftruncate,truncate,fallocate,rename,renameat,renameat2,"
+    "unlink,unlinkat,link,linkat,symlink,symlinkat,mkdir,mkdirat,chmod,fchmod,fchmodat,utimensat,"
+    "copy_file_range,sendfile,mmap,execve,fork,vfork,clone,clone3,socket,connect,mount"
+)
+
+
+def test_no_other_file_is_opened_and_none_written(laid: Laid) -> None:
+    trace = laid.folder / "trace"
+    argv = ["strace", "-f", "-y", "-o", str(trace), "-e", f"trace=%file,write,{CHANGING}"]
+    ended = subprocess.run(
+        [*argv, *laid.arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    text = trace.read_text()
+    marks = [text.rindex(f'"{laid.folder}/{name}"') for name in ("start", "end")]
+    lines = text[slice(*marks)].splitlines()[1:-1]
+    opened = set()
+    for line in lines:
+        found = OPENING.search(line)
+        if found and not found[1].startswith("/proc/self/"):
+            opened.add(found[1])
+            assert "O_RDONLY" in found[2], line
+        elif "write(" in line:
+            # The report of this child, and the reset of its own memory mark.
+            assert re.search(r"write\((1<|\d+</proc/\d+/clear_refs>)", line), line
+        else:
+            call = line.split("(")[0].split()[-1]
+            harmless = ("openat", "stat", "newfstatat", "lstat", "readlink", "access", "statx")
+            private = call == "mmap" and ("MAP_ANONYMOUS" in line or "PROT_READ," in line)
+            assert call in harmless or private, line
+    assert opened == set(laid.cases)
+    assert all(os.access(path, os.R_OK) for path in opened)
