@@ -19,17 +19,20 @@ def publish(repository: Repository, node: Node, record: NewVdi, make: Make) -> N
     """Add the image that `make` writes, and `record` with the keys that describe `node`."""
     pool = repository.pool
     sm_config = {key: value for key, value in described(node).items() if value is not None}
-    complete = replace(record, sm_config={**record.sm_config, **sm_config})
     introduced: list[str] = []
-    try:
-        volume = repository.store.create(
-            node.uuid, node.format, make, lambda: introduced.append(pool.introduce_vdi(complete))
+
+    def introduce(used: int) -> None:
+        complete = replace(
+            record, sm_config={**record.sm_config, **sm_config}, physical_utilisation=used
         )
+        introduced.append(pool.introduce_vdi(complete))
+
+    try:
+        repository.store.create(node.uuid, node.format, make, introduce)
     except BaseException:
         for ref in introduced:
             pool.forget_vdi(ref)
         raise
-    pool.update_vdi(introduced[0], physical_utilisation=volume.used)
 
 
 def apply_update(pool: Pool, update: Update) -> None:

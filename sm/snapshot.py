@@ -17,6 +17,7 @@ A leaf that holds nothing over its parent needs no base: its copy is one more ch
 
 from __future__ import annotations
 
+import logging
 import uuid
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,8 @@ from sm.records import BASE_COPY_NAME, described
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.tree import Node
+
+log = logging.getLogger(__name__)
 
 OPERATION = "snapshot"
 
@@ -72,7 +75,8 @@ def _source(repository: Repository, scan: Scan, record: VdiRecord) -> tuple[Node
     if uuid_ not in scan.forest:
         raise VdiUnavailable(f"{uuid_}: its image is missing")
     node = scan.forest[uuid_]
-    damage = scan.forest.blocked(uuid_)
+    chain = scan.forest.chain(uuid_)
+    damage = next(filter(None, (scan.forest.defect(each.uuid) for each in chain)), None)
     if node.hidden or damage:
         raise VdiUnavailable(f"{uuid_}: {damage or 'it is hidden'}")
     repository.require_free(uuid_)
@@ -145,10 +149,15 @@ def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi) -> N
         entry = repository.journal.advance(entry, "copy")
         _add_child(repository, cow, base, leaf, wanted)
         entry = repository.journal.advance(entry, "hide")
+        _finish(repository, entry)
+    except Exception as error:
+        # If the copy is there in the end, the command has done what it was asked for.
+        if not _finish(repository, entry):
+            raise
+        log.warning("the copy of %s was completed after an error: %s", leaf.uuid, error)
     except BaseException:
         _finish(repository, entry)
         raise
-    _finish(repository, entry)
 
 
 def recover(repository: Repository) -> None:
@@ -159,13 +168,13 @@ def recover(repository: Repository) -> None:
             _finish(repository, entry)
 
 
-def _finish(repository: Repository, entry: Entry) -> None:
-    """Bring an entry to its end from wherever it stopped."""
+def _finish(repository: Repository, entry: Entry) -> bool:
+    """Bring an entry to its end from wherever it stopped; returns whether there is a copy."""
     leaf, image_format = entry.key, entry.data["format"]
     base, copy = entry.data["base"], entry.data["copy"]
+    copied = repository.store.path(copy, image_format).exists()
     if repository.store.displaced(leaf, image_format, base):
         cow = repository.formats.cow(image_format)
-        copied = repository.store.path(copy, image_format).exists()
         if not copied:
             _forget(repository, copy)
         if not copied and cow.allocated_size(repository.store.path(leaf, image_format)) == 0:
@@ -177,6 +186,7 @@ def _finish(repository: Repository, entry: Entry) -> None:
     else:
         repository.store.undo_displace(leaf, image_format, base)
     repository.journal.close(entry)
+    return copied
 
 
 def _forget(repository: Repository, uuid_: str) -> None:

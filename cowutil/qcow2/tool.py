@@ -135,13 +135,14 @@ def run_tool(
     timeout: float,
     accept: Sequence[int] = (0,),
     watch: Callable[[str], None] | None = None,
+    inspect: bool = False,
 ) -> ToolResult:
-    """Run qemu-img on the image `path`.
+    """Run qemu-img on the image `path`; `inspect` for work on headers alone, under tight limits.
 
     Raises `ImageBusy` when another process has it locked, OSError with ENOSPC when the space is
     used up, `ImageError` with qemu's words for anything else that it reports.
     """
-    result = runner(argv, timeout=timeout, accept=(*accept, 1), watch=watch)
+    result = runner(argv, timeout=timeout, accept=(*accept, 1), watch=watch, inspect=inspect)
     if result.code in accept:
         return result
     said = " ".join(result.stderr.split())

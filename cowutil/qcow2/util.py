@@ -145,7 +145,7 @@ class Qcow2Util(CowUtil):
         if size > header.size:
             raise SizeOutOfRange(parent.path, size, 0, header.size)
         argv = tool.rebase_argv(path, parent)
-        tool.run_tool(self._runner, path, argv, timeout=tool.HEADER_TIMEOUT)
+        tool.run_tool(self._runner, path, argv, timeout=tool.HEADER_TIMEOUT, inspect=True)
         sync_file(path)
 
     def set_hidden(self, path: Path, hidden: bool) -> None:
@@ -229,6 +229,6 @@ class Qcow2Util(CowUtil):
 
     def _fill(self, path: Path, virtual_size: int, parent: ImageRef | None) -> None:
         argv = tool.create_argv(path, virtual_size, parent)
-        tool.run_tool(self._runner, path, argv, timeout=tool.HEADER_TIMEOUT)
+        tool.run_tool(self._runner, path, argv, timeout=tool.HEADER_TIMEOUT, inspect=True)
         write_mark(path, hidden=False)
         sync_file(path)

@@ -76,11 +76,12 @@ class VolumeStore(ABC):
 
     @abstractmethod
     def create(
-        self, uuid: str, image_format: str, make: Make, before: Callable[[], None]
-    ) -> Volume:
-        """Add a volume whose content `make` writes; `before` runs when it only lacks its name.
+        self, uuid: str, image_format: str, make: Make, before: Callable[[int], None]
+    ) -> None:
+        """Add a volume whose content `make` writes.
 
-        After a crash the volume is there whole or not at all. Raises `VdiExists`.
+        `before` is called when it only lacks its name, with the bytes that it costs. After a crash
+        or an error the volume is there whole or not at all. Raises `VdiExists`.
         """
 
     @abstractmethod

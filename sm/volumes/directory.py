@@ -92,8 +92,8 @@ class DirectoryStore(VolumeStore):
         return (match[1], match[2]) if match and match[2] in self._formats else None
 
     def create(
-        self, uuid: str, image_format: str, make: Make, before: Callable[[], None]
-    ) -> Volume:
+        self, uuid: str, image_format: str, make: Make, before: Callable[[int], None]
+    ) -> None:
         """Write under a temporary name, then rename."""
         path = self.path(uuid, image_format)
         if path.exists():
@@ -102,12 +102,17 @@ class DirectoryStore(VolumeStore):
         try:
             make(temporary)
             temporary.chmod(FILE_MODE)
-            before()
-            durable.rename(temporary, path)
+            before(temporary.stat().st_blocks * BLOCK)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        return self.volume(uuid, image_format)
+        try:
+            durable.rename(temporary, path)
+        except BaseException:
+            # The name may be there and not last: a volume that may vanish must not be.
+            path.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+            raise
 
     def displace(self, uuid: str, image_format: str, to: str, make: Make) -> None:
         """Link the file to its second name, then rename a new file over the first."""

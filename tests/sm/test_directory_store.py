@@ -32,7 +32,7 @@ def holding(content: bytes) -> Callable[[Path], None]:
     return make
 
 
-def nothing() -> None:
+def nothing(used: int) -> None:
     """Do nothing before the name appears."""
 
 
@@ -42,7 +42,8 @@ def add(store: DirectoryStore, name: str, content: bytes = b"x") -> None:
 
 
 def test_create_lists_and_removes(store: DirectoryStore) -> None:
-    made = store.create(A, "qcow2", holding(b"abc"), nothing)
+    store.create(A, "qcow2", holding(b"abc"), nothing)
+    made = store.volume(A, "qcow2")
     assert (made.uuid, made.format, made.size) == (A, "qcow2", 3)
     assert store.listing().volumes == (made,)
     assert made.path.stat().st_mode & 0o777 == 0o600
@@ -67,7 +68,7 @@ def test_failed_creation_leaves_nothing(store: DirectoryStore, fails: str) -> No
         if fails == "make":
             raise OSError("full")
 
-    def before() -> None:
+    def before(used: int) -> None:
         raise OSError("refused")
 
     with pytest.raises(OSError, match=r"full|refused"):
