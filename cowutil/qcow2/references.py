@@ -18,8 +18,9 @@ from sm.cowutil.qcow2.header import Header
 from sm.cowutil.qcow2.refcounts import Refcounts
 from sm.cowutil.qcow2.source import Source
 
-MAX_CLUSTERS = 1 << 31
-"""Clusters of a file that can be checked: 128 TiB of 64 KiB. Memory is used where clusters are."""
+MAX_CLUSTERS = 1 << 29
+"""Clusters of a file that can be checked: 32 TiB of 64 KiB, in 512 MiB of memory at the most, or
+four times that where a cluster is used more often than a byte can count."""
 
 Bools = npt.NDArray[np.bool_]
 
