@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import ClassVar, TypedDict
 
 
@@ -24,7 +24,7 @@ class CodeEntry(TypedDict):
 def code_table() -> dict[str, CodeEntry]:
     """The error codes by name."""
     table: dict[str, CodeEntry] = json.loads(
-        files("sm").joinpath("etc", "error_codes.json").read_text(encoding="utf-8")
+        Path(__file__).with_name("etc").joinpath("error_codes.json").read_text(encoding="utf-8")
     )
     return table
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from xml.sax.saxutils import escape
 
 from sm import process, sr
 from sm.commands.call import Call, Handler
 from sm.cowutil.base import CowUtil
 from sm.cowutil.registry import Formats
 from sm.kick import kick
-from sm.smapi.xmlrpc import Value
+from sm.smapi.xmlrpc import Value, escape
 from sm.vdi import require_uuid
 
 

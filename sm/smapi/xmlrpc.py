@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
-from xml.sax.saxutils import escape
 
 from lxml import etree
 
@@ -139,6 +138,11 @@ def call(method: str, parameters: list[Any]) -> str:
         f"<?xml version='1.0'?>\n<methodCall><methodName>{_escape(method)}</methodName>"
         f"<params>{body}</params></methodCall>\n"
     )
+
+
+def escape(text: str) -> str:
+    """Text as XML content; the standard library's own loads HTTP, which takes 20 ms."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _escape(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Chains of VHDs served over NBD by a process of our own."""

@@ -1,0 +1,241 @@
+"""A chain opened for a guest, for many threads: reads through all images, writes to the leaf.
+
+Like a disk with a write cache: what was written before a `flush` survives any crash after it; a
+sector that was written since then has its old or its new contents.
+
+A read whose place is known takes no lock, nor does a write of sectors that the leaf holds already.
+Parts of a sector are written in place where the leaf holds it, and only else together with the rest
+of the sector, under the lock; so no write can bring back what another one replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import RLock
+
+from sm.cowutil.base import ImageRef
+from sm.cowutil.errors import ImageBusy, ImageError, ImageUnsupported
+from sm.cowutil.raw import SECTOR
+from sm.cowutil.vhd.headers import Headers, load_headers
+from sm.cowutil.vhd.writer import ImageWriter
+from sm.datapath.vhd_nbd.files import ImageFile, WriterLock, fill
+from sm.datapath.vhd_nbd.layers import NOBODY, UNIT, Parent, Window, check_links, open_layers
+from sm.datapath.vhd_nbd.table import RunTable
+
+ZEROES = memoryview(bytes(1 << 20))
+
+
+class ChainDisk:
+    """An `Export` over a chain, uppermost first.
+
+    With `lock`, the right to write to the leaf, `layers` are the images below it; without, nothing
+    is ever written and `layers` are all. Takes over `stack`, which closes them. The lock stays the
+    caller's.
+    """
+
+    def __init__(
+        self,
+        chain: Sequence[ImageRef],
+        lock: WriterLock | None,
+        layers: Sequence[Parent],
+        stack: ExitStack,
+    ) -> None:
+        self.chain = tuple(chain)
+        self.read_only = lock is None
+        self._lock = RLock()
+        self._layers = layers
+        self._writer: ImageWriter | None = None
+        self._leaf: ImageFile | None = None
+        self._stack = stack
+        try:
+            members = [layer.headers for layer in layers]
+            if lock is not None:
+                self._leaf, headers = self._open_leaf(chain[0], lock)
+                members.insert(0, headers)
+            check_links(members)
+            if self._leaf is not None:
+                # Not before all has been looked at: this tidies what a crash left.
+                self._writer = ImageWriter(self._leaf)
+            top = members[0]
+            self.size: int = layers[0].virtual_size if top is None else top.footer.current_size
+        except BaseException:
+            stack.close()
+            raise
+        self._leaf_descriptor = NOBODY if self._leaf is None else self._leaf.descriptor
+        self._table = RunTable(self.size, self._paint, self._lock)
+
+    # Reading
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the disk from `offset`."""
+        length = len(buffer)
+        known = self._table.simple(offset, length)
+        if known is not None:
+            owner, shift = known
+            if owner == NOBODY:
+                buffer[:] = bytes(length)
+            elif os.preadv(owner, (buffer,), offset + shift) != length:
+                fill(owner, offset + shift, buffer)
+            return
+        with _told_as_os_error():
+            for owner, shift, start, end in self._table.runs(offset, length):
+                piece = buffer[start - offset : end - offset]
+                if owner == NOBODY:
+                    piece[:] = bytes(end - start)
+                else:
+                    fill(owner, start + shift, piece)
+
+    def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
+        """(length, whether no image holds it), from `offset` on."""
+        with _told_as_os_error():
+            for owner, _, start, end in self._table.runs(offset, length):
+                yield end - start, owner == NOBODY
+
+    def cache(self, offset: int, length: int) -> None:
+        """Have the kernel read ahead."""
+        with _told_as_os_error():
+            for owner, shift, start, end in self._table.runs(offset, length):
+                if owner != NOBODY:
+                    os.posix_fadvise(owner, start + shift, end - start, os.POSIX_FADV_WILLNEED)
+
+    # Writing
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write; durable after the next flush."""
+        if not data:
+            return
+        known = self._table.simple(offset, len(data))
+        leaf = self._writable()
+        if known is not None and known[0] == self._leaf_descriptor:
+            leaf.file.write(offset + known[1], data)
+            return
+        end = offset + len(data)
+        low, high = -(-offset // SECTOR) * SECTOR, end // SECTOR * SECTOR
+        with _told_as_os_error(), self._lock:
+            if low >= high:
+                self._write_parts(leaf, offset, data)
+                return
+            self._write_parts(leaf, offset, data[: low - offset])
+            self._write_sectors(leaf, low, data[low - offset : high - offset])
+            self._write_parts(leaf, high, data[high - offset :])
+
+    def write_zeroes(self, offset: int, length: int, *, allocate: bool) -> None:
+        """Make zero; takes no space where nothing is held, unless `allocate`."""
+        leaf = self._writable()
+        end = offset + length
+        while offset < end:
+            stop = min(end, (offset // UNIT + 1) * UNIT)
+            if allocate:
+                stop = min(stop, offset + len(ZEROES))
+                self.write(offset, ZEROES[: stop - offset])
+            else:
+                self._clear(leaf, offset, stop)
+            offset = stop
+
+    def trim(self, offset: int, length: int) -> None:
+        """Nothing: a VHD cannot give a block back, and a parent's data must not come to light."""
+
+    def flush(self) -> None:
+        """Make all writes that have returned durable; nothing for a disk that is only read."""
+        if self._writer is not None:
+            with _told_as_os_error(), self._lock:
+                self._writer.commit()
+
+    # Life
+
+    def reload(self) -> None:
+        """Take up what somebody else changed in the leaf's tables; nothing may be pending."""
+        with self._lock:
+            if self._writer is not None:
+                self._writer.reload()
+            self._table.clear()
+
+    def close(self) -> None:
+        """Release the files. Does not flush."""
+        self._stack.close()
+
+    def _open_leaf(self, ref: ImageRef, lock: WriterLock) -> tuple[ImageFile, Headers]:
+        if ref.format != "vhd":
+            raise ImageUnsupported(ref.path, f"{ref.format} as a leaf", "serve it read-only")
+        file = ImageFile(ref.path, writable=True)
+        self._stack.callback(file.close)
+        if file.identity != lock.identity:
+            raise ImageBusy(ref.path, "it was replaced while it was being opened")
+        return file, load_headers(file)
+
+    def _paint(self, window: Window) -> None:
+        for layer in reversed(self._layers):
+            layer.paint(window)
+        if self._writer is None:
+            return
+        size = self._writer.headers.header.block_size
+        end = min(window.end, self.size)
+        for block in range(window.start // size, -(-end // size)):
+            if self._writer.is_allocated(block):
+                shift = self._writer.offset_of(block) - block * size
+                present = self._writer.present(block)
+                window.paint_sectors(block * size, present, self._leaf_descriptor, shift)
+
+    def _writable(self) -> ImageWriter:
+        if self._writer is None:
+            raise OSError(errno.EPERM, "the disk is only read")
+        return self._writer
+
+    def _write_sectors(self, leaf: ImageWriter, offset: int, data: memoryview) -> None:
+        try:
+            leaf.write(offset, data)
+        finally:
+            # Also after a failure, which may have come when a part was written.
+            self._table.drop(offset, len(data))
+
+    def _write_parts(self, leaf: ImageWriter, offset: int, data: memoryview) -> None:
+        """Write less than a sector, or the end of one and the beginning of the next."""
+        end = offset + len(data)
+        while offset < end:
+            sector = offset // SECTOR * SECTOR
+            stop = min(end, sector + SECTOR)
+            piece, data = data[: stop - offset], data[stop - offset :]
+            ((owner, shift, _, _),) = self._table.runs(offset, stop - offset)
+            if owner == self._leaf_descriptor:
+                leaf.file.write(offset + shift, piece)
+            else:
+                whole = memoryview(bytearray(SECTOR))
+                self.read_into(sector, whole)
+                whole[offset - sector : stop - sector] = piece
+                self._write_sectors(leaf, sector, whole)
+            offset = stop
+
+    def _clear(self, leaf: ImageWriter, offset: int, end: int) -> None:
+        """Make a part of one unit zero."""
+        low, high = -(-offset // SECTOR) * SECTOR, end // SECTOR * SECTOR
+        with _told_as_os_error(), self._lock:
+            if all(owner == NOBODY for owner, *_ in self._table.runs(offset, end - offset)):
+                return
+            if low >= high:
+                self._write_parts(leaf, offset, ZEROES[: end - offset])
+                return
+            self._write_parts(leaf, offset, ZEROES[: low - offset])
+            try:
+                leaf.write_zeroes(low, high - low)
+            finally:
+                self._table.drop(low, high - low)
+            self._write_parts(leaf, high, ZEROES[: end - high])
+
+
+def open_disk(chain: Sequence[ImageRef], lock: WriterLock | None) -> ChainDisk:
+    """Open a chain; `ImageError` or OSError, with nothing left open."""
+    with ExitStack() as stack:
+        layers = open_layers(stack, chain if lock is None else chain[1:])
+        return ChainDisk(chain, lock, layers, stack.pop_all())
+
+
+@contextmanager
+def _told_as_os_error() -> Iterator[None]:
+    """A fault of an image becomes EIO, which a client can be told."""
+    try:
+        yield
+    except ImageError as error:
+        raise OSError(errno.EIO, str(error)) from error

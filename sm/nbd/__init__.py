@@ -1,0 +1,1 @@
+"""The NBD protocol and a server for it."""

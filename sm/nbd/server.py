@@ -1,0 +1,102 @@
+"""A server of one export on a Unix socket: a thread for each client."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from sm.nbd.connection import Connection
+from sm.nbd.export import Export
+from sm.nbd.gate import Gate
+from sm.nbd.handshake import negotiate
+from sm.nbd.protocol import ProtocolError
+
+log = logging.getLogger(__name__)
+
+MAX_CLIENTS = 16
+"""Each may make us hold a request of 32 MiB; a disk has one user, with a few connections."""
+
+ACCEPT_PAUSE = 0.1
+"""Seconds until the next try, where the system has no descriptor left."""
+
+
+class NbdServer:
+    """Serves `export` as `name`. Flushes are for all connections at once."""
+
+    def __init__(self, name: str, export: Export) -> None:
+        self.export = export
+        self._name = name.encode()
+        self._gate = Gate()
+        self._clients: set[socket.socket] = set()
+        self._changing = threading.Lock()
+        self._stopped = False
+        self._listener = socket.socket(socket.AF_UNIX)
+
+    def listen(self, path: Path) -> None:
+        """Take the socket at `path`, in place of a stale one; clients may connect from now on."""
+        path.unlink(missing_ok=True)
+        self._listener.bind(os.fspath(path))
+        self._listener.listen()
+
+    def start(self) -> None:
+        """Answer clients, in threads of their own."""
+        threading.Thread(target=self._accept, name="nbd", daemon=True).start()
+
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return len(self._clients)
+
+    def pause(self, seconds: float) -> None:
+        """Finish the requests under way and hold all others; clients stay connected.
+
+        TimeoutError, and no pause, when that takes longer than `seconds`.
+        """
+        self._gate.shut(seconds)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._gate.open()
+
+    def stop(self) -> None:
+        """Take no more clients and let those go that are there. Does not flush."""
+        with self._changing:
+            self._stopped = True
+            for each in (self._listener, *self._clients):
+                with suppress(OSError):  # it left in this moment
+                    each.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError as error:
+                if self._stopped:
+                    return
+                log.warning("no new client: %s", error)
+                time.sleep(ACCEPT_PAUSE)
+                continue
+            with self._changing:
+                if self._stopped or len(self._clients) >= MAX_CLIENTS:
+                    client.close()
+                    continue
+                self._clients.add(client)
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            agreed = negotiate(client, self._name, self.export)
+            if agreed is not None:
+                Connection(client, agreed, self._gate, lambda: self.export).run()
+        except (ProtocolError, OSError) as error:
+            log.info("a client was let go: %s", error)
+        finally:
+            with self._changing:
+                self._clients.discard(client)
+                client.close()
