@@ -34,6 +34,9 @@ from sm.nbd.protocol import (
 )
 
 INCOMING = 256 << 10
+KEPT = 2 << 20
+"""A buffer for what comes in that is larger than this is given back after its request."""
+
 OUTGOING = 1 << 20
 PIECE = OUTGOING // 2
 """Guest bytes of one chunk; a longer read is several."""
@@ -55,7 +58,7 @@ class Connection:
         self._agreed = agreed
         self._gate = gate
         self._export = export
-        self._in: bytearray | mmap = bytearray(INCOMING)
+        self._in = mmap(-1, INCOMING)
         self._start = self._end = 0
         self._out = memoryview(bytearray(OUTGOING))
         self._filled = 0
@@ -80,13 +83,12 @@ class Connection:
     def _receive(self) -> bool:
         """Take in whatever is there, waiting for some; False at the end."""
         left = self._end - self._start
-        need = max(INCOMING, self._needed())
-        if len(self._in) != need or self._start:
+        size, need = len(self._in), self._needed()
+        if self._start or need > size:
             old = self._in
-            # A payload that is still coming keeps its buffer, which has the size for it. That is
-            # mapped, so that what is only announced takes no memory.
-            if len(old) != need:
-                self._in = bytearray(need) if need == INCOMING else mmap(-1, need)
+            if need > size or size > KEPT:
+                # Mapped, so that what is only announced takes no memory.
+                self._in = mmap(-1, max(INCOMING, need))
             self._in[:left] = old[self._start : self._end]
             self._start, self._end = 0, left
         count = self._peer.recv_into(memoryview(self._in)[self._end :])

@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 from sm import process
 from sm.cowutil.base import ImageRef
+from sm.cowutil.raw import RawFormat
+from sm.cowutil.vhd.util import VhdUtil
 from sm.datapath.base import Datapath, DatapathFailed, Disk, Endpoint, OutcomeUnknown, Served
 from sm.datapath.sockets import socket_folder
 from sm.datapath.state import Note, Notes
@@ -38,7 +40,7 @@ class VhdNbdDatapath(Datapath):
     """
 
     name = "vhd_nbd"
-    formats: ClassVar[frozenset[str]] = frozenset({"vhd", "raw"})
+    formats: ClassVar[frozenset[str]] = frozenset({VhdUtil.name, RawFormat.name})
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / self.name

@@ -20,6 +20,7 @@ from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageBusy, ImageError, ImageUnsupported
 from sm.cowutil.raw import SECTOR
 from sm.cowutil.vhd.headers import Headers, load_headers
+from sm.cowutil.vhd.util import VhdUtil
 from sm.cowutil.vhd.writer import ImageWriter
 from sm.datapath.vhd_nbd.files import ImageFile, WriterLock, fill
 from sm.datapath.vhd_nbd.layers import NOBODY, UNIT, Parent, Window, check_links, open_layers
@@ -158,7 +159,7 @@ class ChainDisk:
         self._stack.close()
 
     def _open_leaf(self, ref: ImageRef, lock: WriterLock) -> tuple[ImageFile, Headers]:
-        if ref.format != "vhd":
+        if ref.format != VhdUtil.name:
             raise ImageUnsupported(ref.path, f"{ref.format} as a leaf", "serve it read-only")
         file = ImageFile(ref.path, writable=True)
         self._stack.callback(file.close)
@@ -190,6 +191,15 @@ class ChainDisk:
         finally:
             # Also after a failure, which may have come when a part was written.
             self._table.drop(offset, len(data))
+        self._settle(leaf, offset, len(data))
+
+    def _settle(self, leaf: ImageWriter, offset: int, length: int) -> None:
+        """Let later writes of units that the leaf holds whole by now go without the lock."""
+        if leaf.headers.header.block_size == UNIT:
+            for block in range(offset // UNIT, (offset + length - 1) // UNIT + 1):
+                if leaf.present(block).all():
+                    shift = leaf.offset_of(block) - block * UNIT
+                    self._table.put(block, (self._leaf_descriptor, shift))
 
     def _write_parts(self, leaf: ImageWriter, offset: int, data: memoryview) -> None:
         """Write less than a sector, or the end of one and the beginning of the next."""

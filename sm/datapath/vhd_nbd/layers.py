@@ -11,11 +11,12 @@ import numpy.typing as npt
 from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageCorrupt, ImageUnsupported
 from sm.cowutil.extents import ExtentMap, Int64s
-from sm.cowutil.raw import SECTOR
+from sm.cowutil.raw import SECTOR, RawFormat
 from sm.cowutil.vhd.footer import Kind
 from sm.cowutil.vhd.header import NO_PARENT_ID
 from sm.cowutil.vhd.headers import Headers
 from sm.cowutil.vhd.layer import VhdLayer
+from sm.cowutil.vhd.util import VhdUtil
 from sm.datapath.vhd_nbd.files import ImageFile
 
 UNIT = 2 << 20
@@ -123,13 +124,14 @@ def open_layers(stack: ExitStack, chain: Sequence[ImageRef]) -> list[Parent]:
     """Open images for reading, uppermost first; `stack` closes them. Typed refusals."""
     found: list[Parent] = []
     for number, ref in enumerate(chain):
-        if ref.format == "raw" and number < len(chain) - 1:
-            raise ImageUnsupported(ref.path, "raw above another image", "use VHD")
-        if ref.format not in {"raw", "vhd"}:
-            raise ImageUnsupported(ref.path, f"{ref.format} in a chain of VHDs", "use VHD or raw")
+        base = number == len(chain) - 1
+        if ref.format not in {VhdUtil.name, RawFormat.name}:
+            raise ImageUnsupported(ref.path, f"{ref.format} in a chain of VHDs", "convert it")
+        if ref.format == RawFormat.name and not base:
+            raise ImageUnsupported(ref.path, f"{ref.format} above another image", "use a VHD")
         file = ImageFile(ref.path, writable=False)
         stack.callback(file.close)
-        found.append(RawBase(file) if ref.format == "raw" else VhdParent(file))
+        found.append(RawBase(file) if ref.format == RawFormat.name else VhdParent(file))
     return found
 
 

@@ -15,7 +15,7 @@ from threading import Lock
 
 from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageError
-from sm.cowutil.registry import Formats
+from sm.cowutil.vhd.util import VhdUtil
 from sm.datapath.vhd_nbd.disk import ChainDisk, open_disk
 from sm.datapath.vhd_nbd.files import ImageFile, WriterLock
 from sm.datapath.vhd_nbd.layers import open_layers
@@ -142,9 +142,9 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _relink(chain: Sequence[ImageRef]) -> None:
     """Make the leaf name the next image as its parent, unless it does."""
-    if len(chain) < 2 or chain[0].format != "vhd":
+    if len(chain) < 2:
         return
-    vhd = Formats(run).cow("vhd")
+    vhd = VhdUtil(run)
     link = vhd.info(chain[0].path).parent
     if link is not None and (link.name, link.format) != (chain[1].path.name, chain[1].format):
         vhd.set_parent(chain[0].path, chain[1])

@@ -88,6 +88,13 @@ class RunTable:
             if entry is not None:
                 self._kept -= _weight(entry)
 
+    def put(self, number: int, entry: Simple | Runs) -> None:
+        """Keep what is known of a unit that is not kept; with the lock held."""
+        if self._kept > MAX_RUNS:
+            self.clear()
+        self._entries[number] = entry
+        self._kept += _weight(entry)
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
@@ -102,10 +109,7 @@ class RunTable:
             window = Window(number * UNIT, min((number + 1) * UNIT, self._size))
             self._paint(window)
             entry = _entry(window)
-            if self._kept > MAX_RUNS:
-                self.clear()
-            self._entries[number] = entry
-            self._kept += _weight(entry)
+            self.put(number, entry)
             return entry
 
 
