@@ -121,10 +121,11 @@ class References:
         self._table[index] = flags | total.astype(self._table.dtype)
 
     def _widen(self) -> None:
-        """Go over to four bytes for each cluster."""
-        wide = self._table.astype(np.uint32)
-        single = wide & np.uint32(self._flag) != 0
-        wide &= np.uint32(self._flag - 1)
+        """Go over to four bytes for each cluster; pages of clusters without use stay untouched."""
+        used = np.flatnonzero(self._table)
+        narrow = self._table[used]
+        wide = np.zeros(self.clusters, dtype=np.uint32)
+        wide[used] = narrow & np.uint8(0x7F)
         self._flag = 1 << 31
-        wide[single] |= np.uint32(self._flag)
+        wide[used[narrow & np.uint8(0x80) != 0]] |= np.uint32(self._flag)
         self._table = wide

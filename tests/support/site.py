@@ -89,11 +89,11 @@ class Site:
     def chain(self, sr: str, vdi: str) -> list[ImageRef]:
         """The images of a VDI, uppermost first."""
         repository = self.repository(sr)
-        return [repository.image(node) for node in repository.scan().forest.chain(vdi)]
+        return [repository.image(node) for node in repository.look("test").forest.chain(vdi)]
 
     def images(self, sr: str) -> set[str]:
         """The UUIDs of all images on the storage, hidden ones included."""
-        return set(self.repository(sr).scan().forest.nodes)
+        return set(self.repository(sr).look("test").forest.nodes)
 
     def process(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run Python in a process of this site, without judging how it ends."""
