@@ -106,10 +106,9 @@ def check_usable(forest: Forest, vdi_uuid: str) -> None:
     """Raise `VdiUnavailable` unless the VDI and its whole chain can be read."""
     if vdi_uuid not in forest:
         raise VdiUnavailable(f"{vdi_uuid}: its image is missing")
-    for node in forest.chain(vdi_uuid):
-        defect = forest.defect(node.uuid)
-        if defect:
-            raise VdiUnavailable(f"{vdi_uuid}: image {node.uuid}: {defect}")
+    damage = forest.chain_defect(vdi_uuid)
+    if damage:
+        raise VdiUnavailable(f"{vdi_uuid}: image {damage[0]}: {damage[1]}")
     if forest[vdi_uuid].hidden:
         raise VdiUnavailable(f"{vdi_uuid} is hidden")
 

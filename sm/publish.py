@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sm.pool.base import NewVdi, Pool
-from sm.records import Update, described
+from sm.records import Update, sm_config_of
 from sm.repository import Repository
 from sm.tree import Node
 from sm.volumes.base import Make
@@ -18,7 +18,7 @@ from sm.volumes.base import Make
 def publish(repository: Repository, node: Node, record: NewVdi, make: Make) -> None:
     """Add the image that `make` writes, and `record` with the keys that describe `node`."""
     pool = repository.pool
-    sm_config = {key: value for key, value in described(node).items() if value is not None}
+    sm_config = sm_config_of(node)
     introduced: list[str] = []
 
     def introduce(used: int) -> None:

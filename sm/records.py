@@ -44,6 +44,11 @@ def described(node: Node) -> dict[str, str | None]:
     }
 
 
+def sm_config_of(node: Node) -> dict[str, str]:
+    """The sm-config of a new record for an image: those of the keys that it has."""
+    return {key: value for key, value in described(node).items() if value is not None}
+
+
 def reconcile(scan: Scan, records: Collection[VdiRecord], held: Collection[str]) -> Changes:
     """Compare by UUID. A hidden image without children is garbage, and has no record."""
     changes = Changes()

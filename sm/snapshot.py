@@ -34,7 +34,7 @@ from sm.errors import (
 from sm.journal import Entry
 from sm.pool.base import NULL_REF, NewVdi, VdiRecord
 from sm.publish import publish
-from sm.records import BASE_COPY_NAME, described
+from sm.records import BASE_COPY_NAME, sm_config_of
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.tree import Node
@@ -75,10 +75,9 @@ def _source(repository: Repository, scan: Scan, record: VdiRecord) -> tuple[Node
     if uuid_ not in scan.forest:
         raise VdiUnavailable(f"{uuid_}: its image is missing")
     node = scan.forest[uuid_]
-    chain = scan.forest.chain(uuid_)
-    damage = next(filter(None, (scan.forest.defect(each.uuid) for each in chain)), None)
+    damage = scan.forest.chain_defect(uuid_)
     if node.hidden or damage:
-        raise VdiUnavailable(f"{uuid_}: {damage or 'it is hidden'}")
+        raise VdiUnavailable(f"{uuid_}: {damage[1] if damage else 'it is hidden'}")
     repository.require_free(uuid_)
     image_format = repository.formats.get(node.format)
     if not isinstance(image_format, CowUtil):
@@ -213,7 +212,7 @@ def _record_base(repository: Repository, leaf: str, base: str) -> None:
                 physical_utilisation=volume.used,
                 managed=False,
                 read_only=True,
-                sm_config={k: v for k, v in described(node).items() if v is not None},
+                sm_config=sm_config_of(node),
             )
         )
     if leaf in known:

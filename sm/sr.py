@@ -18,7 +18,7 @@ from sm.config import Settings
 from sm.errors import SmError, SrInUse, SrNotEmpty
 from sm.pool.base import NewVdi, Pool
 from sm.publish import apply_update
-from sm.records import BASE_COPY_NAME, described, reconcile
+from sm.records import BASE_COPY_NAME, reconcile, sm_config_of
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.smapi.driver_info import DriverInfo
@@ -129,7 +129,7 @@ def scan_sr(repository: Repository) -> Scan:
                 physical_utilisation=node.used,
                 managed=not node.hidden,
                 read_only=node.hidden,
-                sm_config={k: v for k, v in described(node).items() if v is not None},
+                sm_config=sm_config_of(node),
             )
         )
     for update in changes.update:

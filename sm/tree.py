@@ -163,6 +163,14 @@ class Forest:
             return f"a {node.format} image cannot have a {parent.format} parent"
         return None
 
+    def chain_defect(self, uuid: str) -> tuple[str, str] | None:
+        """The uppermost unusable image of the chain of `uuid`, and why; None if all is well."""
+        for node in self.chain(uuid):
+            found = self.defect(node.uuid)
+            if found:
+                return node.uuid, found
+        return None
+
     @cached_property
     def _defects(self) -> Mapping[str, str]:
         found = {uuid: self.defect(uuid) for uuid in self.nodes}

@@ -27,7 +27,7 @@ from sm.errors import (
 )
 from sm.pool.base import NULL_REF, NewVdi
 from sm.publish import apply_update, publish
-from sm.records import described, difference
+from sm.records import difference, sm_config_of
 from sm.repository import Repository
 from sm.tree import Node
 
@@ -195,9 +195,9 @@ def require_leaf(repository: Repository, vdi_uuid: str) -> Node:
     if vdi_uuid not in forest:
         raise VdiMissing(f"SR {repository.uuid} has no image for VDI {vdi_uuid}")
     node = forest[vdi_uuid]
-    damage = next(filter(None, (forest.defect(node.uuid) for node in forest.chain(vdi_uuid))), None)
+    damage = forest.chain_defect(vdi_uuid)
     if node.hidden or damage:
-        raise VdiUnavailable(f"{vdi_uuid}: {damage or 'it is hidden'}")
+        raise VdiUnavailable(f"{vdi_uuid}: {damage[1] if damage else 'it is hidden'}")
     repository.require_free(vdi_uuid)
     return node
 
@@ -230,7 +230,7 @@ def introduce(
             physical_utilisation=node.used,
             sm_config={
                 **keys.without_marks(sm_config),
-                **{key: value for key, value in described(node).items() if value is not None},
+                **sm_config_of(node),
             },
         )
     )
