@@ -40,11 +40,12 @@ class Disk:
 class Endpoint:
     """How to reach a served disk.
 
-    `nbd` is an NBD URI over a Unix socket. `path` is a file or block device that shows the disk,
-    where the datapath offers one.
+    `nbd` is an NBD URI over the Unix socket `socket`; the export is named by the VDI's UUID. Both
+    are None where the disk is shown as the file or block device `path` instead.
     """
 
-    nbd: str
+    nbd: str | None
+    socket: Path | None
     path: Path | None
     pid: int
 
@@ -53,7 +54,8 @@ class Endpoint:
 class Served:
     """One disk that a process of this host serves now.
 
-    `chain` is what it was last told to serve, uppermost first.
+    `chain` is what it was last told to serve, uppermost first. While `paused` its users wait, and
+    no image is open.
     """
 
     disk: Disk
@@ -61,6 +63,21 @@ class Served:
     endpoint: Endpoint
     chain: tuple[ImageRef, ...]
     read_only: bool
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What the users of a disk did since it was opened, in bytes and requests.
+
+    `clients`: how many are connected now; None where the datapath does not tell.
+    """
+
+    bytes_read: int
+    bytes_written: int
+    reads: int
+    writes: int
+    clients: int | None = None
 
 
 class JobState(StrEnum):
@@ -91,10 +108,18 @@ class Datapath(ABC):
     """The formats that every image of a chain must have one of."""
 
     @abstractmethod
-    def open(self, disk: Disk, chain: Sequence[ImageRef], *, read_only: bool) -> Endpoint:
+    def open(
+        self,
+        disk: Disk,
+        chain: Sequence[ImageRef],
+        *,
+        read_only: bool,
+        path: Path | None = None,
+    ) -> Endpoint:
         """Serve the chain (uppermost first). Repeated for the same chain and mode, no change.
 
-        Raises `VdiInUse` when the disk is served already in another way.
+        With `path` the disk is shown as a file there instead of over NBD; a datapath that cannot
+        raises `Unimplemented`. Raises `VdiInUse` when the disk is served already in another way.
         """
 
     @abstractmethod
@@ -113,8 +138,30 @@ class Datapath(ABC):
     def refresh(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """Go over to another chain that reads the same: a new leaf on top, or other parents.
 
+        Where the leaf names another parent than the chain says, it is made to name that one. For
+        the same chain the parents are opened anew, with what others changed in their headers.
         The disk's users notice a short wait at most. After `OutcomeUnknown` call it again.
         """
+
+    @abstractmethod
+    def pause(self, disk: Disk) -> None:
+        """Finish the requests under way and close all images; the users wait until `resume`.
+
+        Others may then change and rename the images. Repeated, no change. Raises `Busy` while the
+        disk has a commit that this would end, or `DatapathFailed`, with nothing changed, when the
+        requests under way do not end in time.
+        """
+
+    @abstractmethod
+    def resume(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
+        """Open a chain of the same size, and let the users go on; no change if not paused.
+
+        After a failure the disk is still paused, and this may be called with another chain.
+        """
+
+    @abstractmethod
+    def statistics(self, disk: Disk) -> Statistics:
+        """What its users did so far."""
 
 
 class CommittingDatapath(Datapath):
