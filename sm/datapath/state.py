@@ -6,8 +6,8 @@ The note is written before the process starts; without a living process it is wo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,28 @@ from sm.owner import boot_id, start_time
 class Note:
     """One disk: `chain` uppermost first; `pid` and `started` name the process, 0 before it lives.
 
-    `extra` is the datapath's own.
+    `path`: the file that shows the disk, where it is not served over NBD. `paused` from before a
+    pause begins until after it has ended. `extra` is the datapath's own.
     """
 
     disk: Disk
     chain: tuple[ImageRef, ...]
     read_only: bool
-    boot: str
-    pid: int
-    started: int
-    extra: dict[str, Any]
+    path: Path | None = None
+    paused: bool = False
+    boot: str = ""
+    pid: int = 0
+    started: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def alive(self) -> bool:
         """Whether its process runs: same boot, same number, same start."""
         return self.boot == boot_id() and self.pid > 0 and start_time(self.pid) == self.started
+
+    def of_process(self, pid: int) -> Note:
+        """The same with its process."""
+        return replace(self, boot=boot_id(), pid=pid, started=start_time(pid) or 0)
 
 
 class Notes:
@@ -44,22 +51,13 @@ class Notes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def write(
-        self,
-        disk: Disk,
-        chain: Sequence[ImageRef],
-        *,
-        read_only: bool,
-        pid: int = 0,
-        extra: dict[str, Any] | None = None,
-    ) -> Note:
+    def write(self, note: Note) -> Note:
         """Replace the note of a disk, for good."""
-        started = (start_time(pid) or 0) if pid else 0
-        note = Note(disk, tuple(chain), read_only, boot_id(), pid, started, extra or {})
         self._folder.mkdir(parents=True, exist_ok=True)
         content = asdict(note)
-        content["chain"] = [[str(image.path), image.format] for image in chain]
-        durable.write_file(self._path(disk), json.dumps(content).encode("utf-8"))
+        content["chain"] = [[str(image.path), image.format] for image in note.chain]
+        content["path"] = None if note.path is None else str(note.path)
+        durable.write_file(self._path(note.disk), json.dumps(content).encode("utf-8"))
         return note
 
     def read(self, disk: Disk) -> Note | None:
@@ -86,4 +84,5 @@ def _parse(text: str) -> Note:
     content = json.loads(text)
     content["disk"] = Disk(**content["disk"])
     content["chain"] = tuple(ImageRef(Path(path), name) for path, name in content["chain"])
+    content["path"] = None if content["path"] is None else Path(content["path"])
     return Note(**content)

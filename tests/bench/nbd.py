@@ -7,11 +7,10 @@ import socket
 import subprocess
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import parse_qs, urlparse
 
 from sm.cowutil.base import ImageRef
 from sm.cowutil.registry import Formats
-from sm.datapath.base import Datapath, Disk
+from sm.datapath.base import Datapath, Disk, Endpoint
 from sm.datapath.qsd.datapath import QsdDatapath
 from sm.datapath.vhd_nbd.datapath import VhdNbdDatapath
 from sm.nbd import protocol
@@ -31,11 +30,11 @@ DEPTH = 32
 class Load:
     """A client that only counts what comes: reads of one length, `depth` of them under way."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, endpoint: Endpoint, disk: Disk) -> None:
         self._peer = socket.socket(socket.AF_UNIX)
-        self._peer.connect(parse_qs(urlparse(uri).query)["socket"][0])
+        self._peer.connect(str(endpoint.socket))
         self._take(protocol.GREETING.size)
-        name = b"vdi"
+        name = disk.vdi.encode()
         option = protocol.OPTION.pack(protocol.OPTION_MAGIC, protocol.Option.EXPORT_NAME, len(name))
         flags = protocol.HandshakeFlag.FIXED_NEWSTYLE | protocol.HandshakeFlag.NO_ZEROES
         self._peer.sendall(protocol.CLIENT_FLAGS.pack(flags) + option + name)
@@ -87,10 +86,10 @@ def run(workshop: Workshop) -> list[Row]:
     ours: Datapath = VhdNbdDatapath(folder / "run")
     theirs: Datapath = QsdDatapath(folder / "run")
     try:
-        uri = ours.open(disk, chain, read_only=False).nbd
-        subprocess.run(["nbdcopy", uri, str(raw)], check=True)
-        other = theirs.open(disk, [ImageRef(raw, "raw")], read_only=False).nbd
-        with closing(Load(uri)) as mine, closing(Load(other)) as its:
+        endpoint = ours.open(disk, chain, read_only=False)
+        subprocess.run(["nbdcopy", str(endpoint.nbd), str(raw)], check=True)
+        other = theirs.open(disk, [ImageRef(raw, "raw")], read_only=False)
+        with closing(Load(endpoint, disk)) as mine, closing(Load(other, disk)) as its:
             small = in_turn(
                 {
                     "ours": lambda: mine.read(scattered, SMALL, DEPTH),

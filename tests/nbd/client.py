@@ -8,17 +8,12 @@ import struct
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from urllib.parse import parse_qs, urlparse
+from urllib.parse import parse_qs, unquote, urlparse
 
 from sm.nbd import protocol
 from sm.nbd.protocol import Command, Option, OptionReply
 
 NAME = b"vdi"
-
-
-def socket_of(uri: str) -> Path:
-    """The socket that an NBD URI names."""
-    return Path(parse_qs(urlparse(uri).query)["socket"][0])
 
 
 class Gone(Exception):
@@ -167,3 +162,11 @@ class Client:
 
     def close(self) -> None:
         self.peer.close()
+
+
+def connect(uri: str | None, *, structured: bool = False) -> Client:
+    """A connection to the export that an NBD URI over a Unix socket names."""
+    assert uri is not None
+    parts = urlparse(uri)
+    export = unquote(parts.path.removeprefix("/")).encode()
+    return Client(Path(parse_qs(parts.query)["socket"][0]), structured=structured, export=export)

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sm import process
 from sm.cowutil.base import ImageRef
 from sm.cowutil.registry import QEMU_DRIVERS
 from sm.datapath.base import (
     CommittingDatapath,
     DatapathFailed,
     Disk,
-    Endpoint,
     Job,
     JobState,
     OutcomeUnknown,
-    Served,
 )
+from sm.datapath.own_process import NBD, OwnProcessDatapath
 from sm.datapath.qsd import commit
 from sm.datapath.qsd.commit import Merge, remove
 from sm.datapath.qsd.graph import (
-    EXPORT,
     TOP,
     Node,
     command_line,
@@ -34,69 +29,37 @@ from sm.datapath.qsd.graph import (
     format_options,
     number,
 )
-from sm.datapath.sockets import socket_folder
-from sm.datapath.state import Note, Notes
-from sm.errors import Busy, VdiInUse, VdiMissing
+from sm.datapath.state import Note
+from sm.errors import Busy, Unimplemented, VdiMissing
 from sm.owner import start_time
 
 if TYPE_CHECKING:
     from sm.datapath.qsd.qmp import Qmp
 
-START_SECONDS = 30.0
-STOP_SECONDS = 20.0
 
-
-class QsdDatapath(CommittingDatapath):
-    """One qemu-storage-daemon for each disk, with its notes and sockets below `folder`."""
+class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
+    """One qemu-storage-daemon for each disk."""
 
     name = "qsd"
+    control = "qmp"
     formats: ClassVar[frozenset[str]] = frozenset(QEMU_DRIVERS)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / self.name
-        self._notes = Notes(self._folder)
+    def _first_extra(self, chain: Sequence[ImageRef]) -> dict[str, Any]:
+        return {"nodes": [node.number for node in number(chain, 0)]}
 
-    def open(self, disk: Disk, chain: Sequence[ImageRef], *, read_only: bool) -> Endpoint:
-        """Start a daemon; it has opened everything when this returns."""
-        note = self._alive(disk)
-        if note is not None:
-            if note.chain != tuple(chain) or note.read_only != read_only:
-                raise VdiInUse(f"{disk.vdi} is served by process {note.pid} in another way")
-            return self._endpoint(disk, note.pid)
-        self._clear(disk)
-        nodes = number(chain, 0)
-        numbers = [node.number for node in nodes]
-        self._notes.write(disk, chain, read_only=read_only, extra={"nodes": numbers})
-        argv = command_line(
-            nodes,
-            read_only=read_only,
-            monitor=self._socket(disk, "qmp"),
-            nbd=self._socket(disk, "nbd"),
-            pid_file=self._pid_file(disk),
+    def _prepare(self, note: Note) -> None:
+        if note.path is not None:
+            raise Unimplemented("not yet as a file")
+
+    def _command(self, note: Note) -> list[str]:
+        return command_line(
+            _nodes(note),
+            read_only=note.read_only,
+            monitor=self._socket(note.disk, self.control),
+            nbd=self._socket(note.disk, NBD),
+            export=note.disk.vdi,
+            pid_file=self._pid_file(note.disk),
         )
-        try:
-            process.run(argv, timeout=START_SECONDS, limited=False)
-        except BaseException:
-            self._clear(disk)
-            raise
-        return self._endpoint(disk, self._adopt(disk).pid)
-
-    def close(self, disk: Disk) -> None:
-        """Ask the daemon to end, which flushes; make it end if it does not."""
-        note = self._alive(disk)
-        if note is not None:
-            self._end(disk, note)
-        self._clear(disk)
-
-    def find(self, disk: Disk) -> Served | None:
-        """The daemon of a disk."""
-        note = self._alive(disk)
-        return None if note is None else self._served(note)
-
-    def served(self) -> list[Served]:
-        """All living daemons that have a note."""
-        found = [self._alive(note.disk) for note in self._notes]
-        return [self._served(note) for note in found if note is not None]
 
     def refresh(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """A new leaf over the old one, or other parents below the same leaf, without a pause.
@@ -214,7 +177,7 @@ class QsdDatapath(CommittingDatapath):
     ) -> None:
         """Note a changed chain; `places` are those of the images that a commit is about."""
         extra = {"nodes": numbers} | ({"commit": places} if places else {})
-        self._notes.write(note.disk, chain, read_only=note.read_only, pid=note.pid, extra=extra)
+        self._notes.write(replace(note, chain=tuple(chain), extra=extra))
 
     @staticmethod
     def _merge(note: Note) -> Merge:
@@ -225,83 +188,33 @@ class QsdDatapath(CommittingDatapath):
     def _qmp(self, disk: Disk) -> Qmp:
         from sm.datapath.qsd.qmp import Qmp  # noqa: PLC0415 - asyncio is slow to import
 
-        return Qmp(self._socket(disk, "qmp"))
+        return Qmp(self._socket(disk, self.control))
 
-    def _alive(self, disk: Disk) -> Note | None:
-        """The note of a disk whose daemon lives; one that was starting when we ended is adopted."""
-        note = self._notes.read(disk)
-        if note is not None and note.pid == 0 and self._running_pid(disk):
-            note = self._adopt(disk)
-        return note if note is not None and note.alive else None
-
-    def _require(self, disk: Disk) -> Note:
-        note = self._alive(disk)
-        if note is None:
-            raise VdiMissing(f"no process serves {disk.vdi}")
-        return note
-
-    def _adopt(self, disk: Disk) -> Note:
-        """Complete a note with the process that was started for it."""
-        note, pid = self._notes.read(disk), self._running_pid(disk)
-        if note is None or pid is None:
-            raise DatapathFailed(f"the process of {disk.vdi} ended at once")
-        return self._notes.write(
-            disk, note.chain, read_only=note.read_only, pid=pid, extra=note.extra
-        )
-
-    def _running_pid(self, disk: Disk) -> int | None:
-        """The daemon that names our file for its number on its command line."""
-        path = self._pid_file(disk)
+    def _adopt(self, note: Note) -> Note | None:
+        """Complete a note with the daemon that names our file for its number when it is started."""
+        if note.pid:
+            return note
+        path = self._pid_file(note.disk)
         try:
             pid = int(path.read_text(encoding="ascii"))
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError, ValueError):
             return None
-        return pid if os.fsencode(path) in arguments and start_time(pid) is not None else None
+        if os.fsencode(path) not in arguments or start_time(pid) is None:
+            return None
+        return self._notes.write(note.of_process(pid))
 
-    def _end(self, disk: Disk, note: Note) -> None:
-        try:
-            with self._qmp(disk) as qmp:
-                qmp.call("quit")
-        except OutcomeUnknown:
-            os.kill(note.pid, signal.SIGTERM)
-        for number_, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
-            if _ended(note, seconds):
-                return
-            os.kill(note.pid, number_)
-        if not _ended(note, STOP_SECONDS):
-            raise OutcomeUnknown(f"process {note.pid} of {disk.vdi} does not end")
+    def _ask_to_end(self, note: Note) -> None:
+        with self._qmp(note.disk) as qmp:
+            qmp.call("quit")
 
-    def _clear(self, disk: Disk) -> None:
-        for suffix in ("qmp", "nbd"):
-            self._socket(disk, suffix).unlink(missing_ok=True)
-        self._pid_file(disk).unlink(missing_ok=True)
-        self._notes.forget(disk)
-
-    def _socket(self, disk: Disk, suffix: str) -> Path:
-        return socket_folder(self._folder) / f"{disk.vdi}.{suffix}"
+    def _remove_traces(self, note: Note) -> None:
+        self._pid_file(note.disk).unlink(missing_ok=True)
 
     def _pid_file(self, disk: Disk) -> Path:
         return self._folder / f"{disk.vdi}.pid"
-
-    def _endpoint(self, disk: Disk, pid: int) -> Endpoint:
-        socket = quote(str(self._socket(disk, "nbd")))
-        return Endpoint(f"nbd+unix:///{EXPORT}?socket={socket}", None, pid)
-
-    def _served(self, note: Note) -> Served:
-        endpoint = self._endpoint(note.disk, note.pid)
-        return Served(note.disk, self.name, endpoint, note.chain, note.read_only)
 
 
 def _nodes(note: Note) -> tuple[Node, ...]:
     numbers = note.extra["nodes"]
     return tuple(Node(n, image) for n, image in zip(numbers, note.chain, strict=True))
-
-
-def _ended(note: Note, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while start_time(note.pid) == note.started:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True

@@ -20,7 +20,9 @@ from sm.cowutil.base import ImageRef
 from sm.cowutil.registry import QEMU_DRIVERS
 
 TOP = "top"
-EXPORT = "vdi"
+EXPORT = "disk"
+"""The export's identity in the daemon; its users know it by a name of its own."""
+
 THROTTLE = "limit"
 
 Options = dict[str, Any]
@@ -102,9 +104,18 @@ def blockdevs(nodes: Sequence[Node], *, read_only: bool) -> list[Options]:
 
 
 def command_line(
-    nodes: Sequence[Node], *, read_only: bool, monitor: Path, nbd: Path, pid_file: Path
+    nodes: Sequence[Node],
+    *,
+    read_only: bool,
+    monitor: Path,
+    nbd: Path,
+    export: str,
+    pid_file: Path,
 ) -> list[str]:
-    """How the daemon is started on a chain. It returns to its caller once all is open."""
+    """How the daemon is started on a chain, with the disk exported over NBD as `export`.
+
+    It returns to its caller once all is open.
+    """
     argv = [
         "qemu-storage-daemon",
         "--daemonize",
@@ -116,8 +127,8 @@ def command_line(
     for options in blockdevs(nodes, read_only=read_only):
         argv += ["--blockdev", _json(options)]
     argv += ["--nbd-server", f"addr.type=unix,addr.path={_escaped(nbd)},max-connections=0"]
-    export = {"type": "nbd", "id": EXPORT, "node-name": TOP, "name": EXPORT}
-    argv += ["--export", _json({**export, "writable": not read_only})]
+    shown: Options = {"type": "nbd", "id": EXPORT, "node-name": TOP, "name": export}
+    argv += ["--export", _json({**shown, "writable": not read_only})]
     return argv
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from sm.datapath.base import DatapathFailed, OutcomeUnknown
 
 SECONDS = 10.0
 """For one command. The daemon answers within milliseconds; a flush may take a while."""
+
+ATTEMPTS = 5
+"""At connecting while a job sends its events."""
 
 
 class Qmp:
@@ -25,7 +29,7 @@ class Qmp:
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> Self:
-        for last in (False, False, True):
+        for attempt in range(ATTEMPTS):
             self._client = QMPClient("sm")
             # The library logs every failed connection as an error; we raise it.
             self._client.logger.setLevel(logging.CRITICAL)
@@ -34,9 +38,7 @@ class Qmp:
                     asyncio.wait_for(self._client.connect(str(self._path)), SECONDS)
                 )
             except (QMPError, OSError, TimeoutError) as error:
-                # An event that comes just as we connect is sent before the greeting (7.2), and
-                # taken for it. Nothing has been asked yet, so connecting again is no second try.
-                if "Greeting" in str(error) and not last:
+                if _disturbed(error) and attempt + 1 < ATTEMPTS:
                     continue
                 self._loop.close()
                 raise OutcomeUnknown(f"{self._path} cannot be reached: {error}") from error
@@ -74,3 +76,13 @@ class Qmp:
             raise DatapathFailed(f"{command}: {error}") from error
         except (QMPError, OSError, TimeoutError) as error:
             raise OutcomeUnknown(f"{command}: {type(error).__name__} {error}") from error
+
+
+def _disturbed(error: Exception) -> bool:
+    """Whether an event came in the middle of the greetings, and was taken for one (7.2).
+
+    Nothing has been asked yet by then, so connecting again is no second try.
+    """
+    return isinstance(error, ConnectError) and isinstance(
+        error.exc, (GreetingError, NegotiationError)
+    )

@@ -1,9 +1,9 @@
 """The process that serves one disk: `python -m sm.datapath.vhd_nbd.process REQUEST`.
 
-`REQUEST` is JSON: `nbd` and `control`, the paths of two sockets, `read_only`, and `chain`, (path,
-format) pairs, uppermost first. The command returns when all is open and clients may connect; a
-process in the background goes on. It ends on SIGTERM or SIGINT, or when it is told to, with
-everything that it acknowledged on the storage.
+`REQUEST` is JSON: `nbd` and `control`, the paths of two sockets, `export`, the name of the disk for
+its clients, `read_only`, and `chain`, (path, format) pairs, uppermost first. The command returns
+when all is open and clients may connect; a process in the background goes on. It ends on SIGTERM or
+SIGINT, or when it is told to, with everything that it acknowledged on the storage.
 
 Exit code 0: ended after a good flush, or is ready in the background. 1: the reason is on standard
 error. A kill leaves what a crash leaves; see `sm.cowutil.vhd.writer`.
@@ -39,7 +39,9 @@ def main(argv: list[str]) -> int:
     try:
         wanted = json.loads(argv[1])
         chain = parse_chain(wanted["chain"])
-        service = Service(chain, Path(wanted["nbd"]), read_only=bool(wanted["read_only"]))
+        service = Service(
+            chain, Path(wanted["nbd"]), wanted["export"], read_only=bool(wanted["read_only"])
+        )
         listener = listen(Path(wanted["control"]))
     except (ImageError, OSError) as error:
         sys.stderr.write(f"{error}\n")

@@ -22,7 +22,6 @@ from sm.datapath.vhd_nbd.layers import open_layers
 from sm.nbd.server import NbdServer
 from sm.process import run
 
-EXPORT = "vdi"
 PAUSE_SECONDS = 20.0
 """For the requests under way; the largest one zeroes 4 GiB."""
 
@@ -32,12 +31,17 @@ class Refused(Exception):
 
 
 class Service:
-    """Serves a chain on the socket `nbd`. `ImageError` or OSError where it cannot be opened."""
+    """Serves a chain on the socket `nbd` as `export`.
 
-    def __init__(self, chain: Sequence[ImageRef], nbd: Path, *, read_only: bool) -> None:
+    `ImageError` or OSError where it cannot be opened.
+    """
+
+    def __init__(
+        self, chain: Sequence[ImageRef], nbd: Path, export: str, *, read_only: bool
+    ) -> None:
         self._lock = None if read_only else WriterLock(chain[0].path)
         self._disk = open_disk(chain, self._lock)
-        self._server = NbdServer(EXPORT, self._disk)
+        self._server = NbdServer(export, self._disk)
         self._server.listen(nbd)
         self._changing = Lock()
         self._stopped = False

@@ -19,6 +19,7 @@ import pytest
 from sm.cowutil.base import ImageRef
 from sm.datapath.base import DatapathFailed, OutcomeUnknown
 from sm.datapath.sockets import socket_folder
+from sm.datapath.state import Note
 from sm.datapath.vhd_nbd import control
 from sm.datapath.vhd_nbd.datapath import VhdNbdDatapath
 from sm.errors import SmError, VdiInUse, VdiMissing
@@ -36,7 +37,7 @@ from tests.datapath.vhd_nbd.chains import (
     image,
     independent_content,
 )
-from tests.nbd.client import Client, socket_of
+from tests.nbd.client import connect
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_random_requests_against_a_model(datapath: VhdNbdDatapath, tmp_path: Pat
     UTIL.snapshot(leaf.path, middle, SIZE)
     chain = [leaf, middle, raw]
     endpoint = datapath.open(DISK, chain, read_only=False)
-    clients = [Client(socket_of(endpoint.nbd), structured=mode) for mode in (False, True)]
+    clients = [connect(endpoint.nbd, structured=mode) for mode in (False, True)]
     for number in range(400):
         client, other = dice.sample(clients, 2)
         length = dice.choice([1, 100, 512, 513, 4096, 50_000, 1 << 20])
@@ -149,7 +150,7 @@ def test_map_tells_holes(datapath: VhdNbdDatapath, tmp_path: Path) -> None:
     UTIL.create(leaf.path, SIZE)
     endpoint = datapath.open(DISK, [leaf], read_only=False)
     qemu_io(endpoint.nbd, "write -P 1 1M 64k", "write -z -u 4M 2M", "flush")
-    client = Client(socket_of(endpoint.nbd), structured=True)
+    client = connect(endpoint.nbd, structured=True)
     expected = [(1 << 20, 3), (64 << 10, 0), (SIZE - (1 << 20) - (64 << 10), 3)]
     assert client.status(0, SIZE) == (0, expected)
     datapath.close(DISK)
@@ -203,7 +204,7 @@ def test_a_note_that_is_behind_its_process_is_put_right(
     """We ended after the process started, or after it changed its chain, and before we noted it."""
     chain, _ = chain_of(tmp_path, "a", "b")
     endpoint = datapath.open(DISK, chain, read_only=False)
-    datapath._notes.write(DISK, chain[:1], read_only=False)
+    datapath._notes.write(Note(DISK, tuple(chain[:1]), read_only=False))
     found = VhdNbdDatapath(tmp_path / "run").find(DISK)
     assert found is not None
     assert (found.endpoint, found.chain) == (endpoint, tuple(chain))
@@ -335,7 +336,7 @@ def test_a_refresh_that_is_refused_changes_nothing(
 def test_sigterm_flushes(datapath: VhdNbdDatapath, tmp_path: Path) -> None:
     chain, model = chain_of(tmp_path, "a", "b")
     endpoint = datapath.open(DISK, chain, read_only=False)
-    client = Client(socket_of(endpoint.nbd))
+    client = connect(endpoint.nbd)
     dice = random.Random(3)
     for _ in range(200):
         at, data = dice.randrange(SIZE // 4096) * 4096, dice.randbytes(4096)
@@ -351,7 +352,8 @@ def test_sigterm_flushes(datapath: VhdNbdDatapath, tmp_path: Path) -> None:
 def test_control_takes_no_rubbish(datapath: VhdNbdDatapath, tmp_path: Path) -> None:
     chain, model = chain_of(tmp_path, "a")
     endpoint = datapath.open(DISK, chain, read_only=False)
-    path = socket_of(endpoint.nbd).with_suffix(".ctl")
+    assert endpoint.socket is not None
+    path = endpoint.socket.with_suffix(".ctl")
     for request in ({"do": "dance"}, {"do": "refresh", "chain": [1]}, {"do": "refresh"}):
         with pytest.raises(DatapathFailed):
             control.call(path, request, 10)
@@ -370,7 +372,7 @@ def test_no_space_is_told(datapath: VhdNbdDatapath, tmp_path: Path) -> None:
     UTIL.snapshot(leaf.path, chain[0], SIZE)
     chain.insert(0, leaf)
     endpoint = datapath.open(DISK, chain, read_only=False)
-    client = Client(socket_of(endpoint.nbd))
+    client = connect(endpoint.nbd)
     assert client.do(Command.WRITE, 0, data=b"a" * 4096) == 0
     assert client.do(Command.FLUSH) == 0
     model[:4096] = b"a" * 4096
@@ -392,7 +394,7 @@ def test_a_close_that_could_not_flush_says_so(datapath: VhdNbdDatapath, tmp_path
     UTIL.snapshot(leaf.path, chain[0], SIZE)
     chain.insert(0, leaf)
     endpoint = datapath.open(DISK, chain, read_only=False)
-    client = Client(socket_of(endpoint.nbd))
+    client = connect(endpoint.nbd)
     assert client.do(Command.WRITE, 0, data=b"a" * 4096) == 0
     resource.prlimit(endpoint.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     assert client.do(Command.FLUSH) == errno.ENOSPC
@@ -413,7 +415,7 @@ def test_killed_while_it_goes_over_to_another_parent(
     """The leaf names the one parent or the other, and the disk reads the same."""
     chain, model = chain_of(tmp_path, "a", "b", "c")
     endpoint = datapath.open(DISK, chain, read_only=False)
-    client = Client(socket_of(endpoint.nbd))
+    client = connect(endpoint.nbd)
     assert client.do(Command.WRITE, 4096, data=b"w" * 4096, flags=CommandFlag.FUA) == 0
     model[4096:8192] = b"w" * 4096
     UTIL.coalesce(chain[1:], 1)
@@ -443,7 +445,7 @@ def test_what_a_client_only_announces_takes_no_memory(
     chain, _ = chain_of(tmp_path, "a")
     endpoint = datapath.open(DISK, chain, read_only=False)
     before = resident(endpoint.pid)
-    clients = [Client(socket_of(endpoint.nbd)) for _ in range(MAX_CLIENTS)]
+    clients = [connect(endpoint.nbd) for _ in range(MAX_CLIENTS)]
     for number, client in enumerate(clients):
         head = REQUEST.pack(REQUEST_MAGIC, 0, Command.WRITE, 1, 0, MAX_REQUEST)
         client.peer.sendall(head + bytes(1 + number))

@@ -18,7 +18,7 @@ from sm.nbd.protocol import Command, CommandFlag
 from sm.owner import start_time
 from tests.datapath.clients import content
 from tests.datapath.vhd_nbd.chains import DISK, PAGE, SIZE, chain_of, check, independent_content
-from tests.nbd.client import Client, Gone, socket_of
+from tests.nbd.client import Gone, connect
 
 ROUNDS = 12
 
@@ -29,8 +29,8 @@ class Load:
     `sure`: the version of each page that a flush has confirmed; `tried`: the last one sent.
     """
 
-    def __init__(self, path: Path, pages: range, seed: int) -> None:
-        self._client = Client(path)
+    def __init__(self, uri: str | None, pages: range, seed: int) -> None:
+        self._client = connect(uri)
         self._pages = pages
         self._dice = random.Random(seed)
         self.tried: dict[int, int] = {}
@@ -78,8 +78,10 @@ def test_killed_under_load(datapath: VhdNbdDatapath, tmp_path: Path, seed: int) 
     chain, model = chain_of(tmp_path, "a", "b", "c")
     endpoint = datapath.open(DISK, chain, read_only=False)
     half = SIZE // PAGE // 2
-    path = socket_of(endpoint.nbd)
-    loads = [Load(path, range(half), seed), Load(path, range(half, 2 * half), seed + 100)]
+    loads = [
+        Load(endpoint.nbd, range(half), seed),
+        Load(endpoint.nbd, range(half, 2 * half), seed + 100),
+    ]
     for load in loads:
         load.thread.start()
     if seed % 3 == 0:
