@@ -80,6 +80,14 @@ class Site:
         """Delete a VDI."""
         self.sm("vdi", "delete", vdi)
 
+    def activate(self, vdi: str, *more: str) -> str:
+        """Activate a VDI; returns its NBD URI."""
+        return str(self.sm("vdi", "activate", vdi, *more)["nbd"])
+
+    def deactivate(self, vdi: str) -> None:
+        """Deactivate a VDI."""
+        self.sm("vdi", "deactivate", vdi)
+
     def repository(self, sr: str, observer: Observer = no_observer) -> Repository:
         """The SR as the collector and the drivers see it."""
         with mock.patch.dict(os.environ, self.environment):
