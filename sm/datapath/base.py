@@ -68,15 +68,16 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What the users of a disk did since it was opened, in bytes and requests.
+    """What the users of a disk did since it was opened; None for what the datapath cannot tell.
 
-    `clients`: how many are connected now; None where the datapath does not tell.
+    Bytes and requests. Where it does not see single requests, the bytes are those that it moved
+    from and to the images for them. `clients`: how many are connected now.
     """
 
-    bytes_read: int
-    bytes_written: int
-    reads: int
-    writes: int
+    bytes_read: int | None = None
+    bytes_written: int | None = None
+    reads: int | None = None
+    writes: int | None = None
     clients: int | None = None
 
 

@@ -24,11 +24,10 @@ from sm.datapath.base import (
     Endpoint,
     OutcomeUnknown,
     Served,
-    Statistics,
 )
 from sm.datapath.sockets import socket_folder
 from sm.datapath.state import Note, Notes
-from sm.errors import Unimplemented, VdiInUse, VdiMissing
+from sm.errors import VdiInUse, VdiMissing
 from sm.owner import start_time
 
 START_SECONDS = 30.0
@@ -41,7 +40,7 @@ NBD = "nbd"
 class OwnProcessDatapath(Datapath):
     """One process for each disk, with its notes and sockets below `folder`."""
 
-    control: ClassVar[str]
+    control_suffix: ClassVar[str]
     """The suffix of the socket on which a process is told what to do."""
 
     def __init__(self, folder: Path) -> None:
@@ -93,18 +92,6 @@ class OwnProcessDatapath(Datapath):
         """All living processes that have a note."""
         found = [self._alive(note.disk) for note in self._notes]
         return [self._served(note) for note in found if note is not None]
-
-    def pause(self, disk: Disk) -> None:
-        """Not yet."""
-        raise Unimplemented(f"{self.name} cannot pause")
-
-    def resume(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
-        """Not yet."""
-        raise Unimplemented(f"{self.name} cannot pause")
-
-    def statistics(self, disk: Disk) -> Statistics:
-        """Not yet."""
-        raise Unimplemented(f"{self.name} does not count")
 
     # What differs
 
@@ -176,7 +163,7 @@ class OwnProcessDatapath(Datapath):
 
     def _clear(self, disk: Disk) -> None:
         """Remove everything of a disk that has no process."""
-        for suffix in (self.control, NBD):
+        for suffix in (self.control_suffix, NBD):
             self._socket(disk, suffix).unlink(missing_ok=True)
         note = self._notes.read(disk)
         if note is not None:

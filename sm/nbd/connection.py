@@ -32,6 +32,7 @@ from sm.nbd.protocol import (
     ExtentFlag,
     ProtocolError,
 )
+from sm.nbd.traffic import Traffic
 
 INCOMING = 256 << 10
 KEPT = 2 << 20
@@ -49,7 +50,10 @@ DATA_HEAD = CHUNK.size + OFFSET.size
 
 
 class Connection:
-    """Serves requests until the client leaves. `export` gives the disk of the moment."""
+    """Serves requests until the client leaves. `export` gives the disk of the moment.
+
+    `traffic`: what was moved so far.
+    """
 
     def __init__(
         self, peer: socket.socket, agreed: Agreed, gate: Gate, export: Callable[[], Export]
@@ -58,6 +62,7 @@ class Connection:
         self._agreed = agreed
         self._gate = gate
         self._export = export
+        self.traffic = Traffic()
         self._in = mmap(-1, INCOMING)
         self._start = self._end = 0
         self._out = memoryview(bytearray(OUTGOING))
@@ -111,31 +116,39 @@ class Connection:
         incoming, structured, out = memoryview(self._in), self._agreed.structured, self._out
         head = DATA_HEAD if structured else SIMPLE.size
         size = export.size
-        while self._end - self._start >= REQUEST.size:
-            at = self._start
-            magic, flags, kind, cookie, offset, length = REQUEST.unpack_from(incoming, at)
-            if magic != REQUEST_MAGIC:
-                self._failure = ProtocolError(f"request magic {magic:#x}")
-                return True
-            if kind == READ and not flags and 0 < length <= PIECE and offset + length <= size:
-                # The common case, on its own for speed.
-                begin = self._filled
-                end = begin + head + length
-                if end > OUTGOING:
+        # Counted in locals, which costs the common case least.
+        reads = bytes_read = 0
+        try:
+            while self._end - self._start >= REQUEST.size:
+                at = self._start
+                magic, flags, kind, cookie, offset, length = REQUEST.unpack_from(incoming, at)
+                if magic != REQUEST_MAGIC:
+                    self._failure = ProtocolError(f"request magic {magic:#x}")
                     return True
-                try:
-                    export.read_into(offset, out[begin + head : end])
-                except OSError as error:
-                    self._refuse(kind, cookie, error.errno)
-                else:
-                    self._data_head(cookie, offset, length, done=True)
-                    self._filled = end
-                self._start = at + REQUEST.size
-                continue
-            stop = self._serve_other(export, at, flags, kind, cookie, offset, length)
-            if stop is not None:
-                return stop
-        return False
+                if kind == READ and not flags and 0 < length <= PIECE and offset + length <= size:
+                    # The common case, on its own for speed.
+                    begin = self._filled
+                    end = begin + head + length
+                    if end > OUTGOING:
+                        return True
+                    try:
+                        export.read_into(offset, out[begin + head : end])
+                    except OSError as error:
+                        self._refuse(kind, cookie, error.errno)
+                    else:
+                        self._data_head(cookie, offset, length, done=True)
+                        self._filled = end
+                        reads += 1
+                        bytes_read += length
+                    self._start = at + REQUEST.size
+                    continue
+                stop = self._serve_other(export, at, flags, kind, cookie, offset, length)
+                if stop is not None:
+                    return stop
+            return False
+        finally:
+            self.traffic.reads += reads
+            self.traffic.bytes_read += bytes_read
 
     def _serve_other(
         self, export: Export, at: int, flags: int, kind: int, cookie: int, offset: int, length: int
@@ -190,6 +203,8 @@ class Connection:
                 return self._status(export, wanted, cookie, offset, length)
             if command is Command.WRITE:
                 export.write(offset, data)
+                self.traffic.writes += 1
+                self.traffic.bytes_written += length
             elif command is Command.WRITE_ZEROES:
                 if CommandFlag.FAST_ZERO in wanted:
                     return errno.ENOTSUP
@@ -246,6 +261,8 @@ class Connection:
             if structured:
                 self._data_head(cookie, offset, count, done=count == left)
             self._filled = end
+            self.traffic.bytes_read += count
+            self.traffic.reads += count == left
             self._read = (cookie, offset + count, left - count) if left > count else None
         return True
 

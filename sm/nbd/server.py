@@ -15,6 +15,7 @@ from sm.nbd.export import Export
 from sm.nbd.gate import Gate
 from sm.nbd.handshake import negotiate
 from sm.nbd.protocol import ProtocolError
+from sm.nbd.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class NbdServer:
         self._name = name.encode()
         self._gate = Gate()
         self._clients: set[socket.socket] = set()
+        self._connections: set[Connection] = set()
+        self._past = Traffic()
         self._changing = threading.Lock()
         self._stopped = False
         self._listener = socket.socket(socket.AF_UNIX)
@@ -51,6 +54,16 @@ class NbdServer:
     def clients(self) -> int:
         """How many are connected."""
         return len(self._clients)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What all clients moved since the start, those that have left too."""
+        found = Traffic()
+        with self._changing:
+            found.add(self._past)
+            for each in self._connections:
+                found.add(each.traffic)
+        return found
 
     def pause(self, seconds: float) -> None:
         """Finish the requests under way and hold all others; clients stay connected.
@@ -90,13 +103,20 @@ class NbdServer:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
+        connection: Connection | None = None
         try:
             agreed = negotiate(client, self._name, self.export)
             if agreed is not None:
-                Connection(client, agreed, self._gate, lambda: self.export).run()
+                connection = Connection(client, agreed, self._gate, lambda: self.export)
+                with self._changing:
+                    self._connections.add(connection)
+                connection.run()
         except (ProtocolError, OSError) as error:
             log.info("a client was let go: %s", error)
         finally:
             with self._changing:
+                if connection is not None:
+                    self._connections.discard(connection)
+                    self._past.add(connection.traffic)
                 self._clients.discard(client)
                 client.close()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sm import durable
 from sm.datapath.base import DatapathFailed, Job, JobState
+from sm.datapath.qsd import nodes
 from sm.datapath.qsd.graph import TOP, Node, format_options
 from sm.errors import Busy
 
@@ -40,22 +41,21 @@ class Merge:
     below: Node | None
 
     @classmethod
-    def find(cls, nodes: Sequence[Node], top: int, base: int) -> Merge:
-        """From places in the chain; the leaf has place 0 and is never merged here."""
-        if not 0 < top < base < len(nodes):
-            raise DatapathFailed(f"images {top} to {base} of a chain of {len(nodes)}")
-        below = nodes[base + 1] if base + 1 < len(nodes) else None
-        return cls(nodes[top - 1], tuple(nodes[top:base]), nodes[base], below)
+    def find(cls, chain: Sequence[Node], top: int, base: int) -> Merge:
+        """From the numbers of two nodes; the leaf is never merged here."""
+        numbers = [node.number for node in chain]
+        first, last = numbers.index(top), numbers.index(base)
+        if not 0 < first < last:
+            raise DatapathFailed(f"images {first} to {last} of a chain of {len(chain)}")
+        below = chain[last + 1] if last + 1 < len(chain) else None
+        return cls(chain[first - 1], tuple(chain[first:last]), chain[last], below)
 
 
 def start(qmp: Qmp, merge: Merge) -> None:
     """Begin the job. Refuses what the daemon would not, and what would change the disk."""
-    if any(job["id"] == JOB for job in qmp.call("query-jobs")):
+    if find_job(qmp) is not None:
         raise Busy("the disk has a commit under way")
-    sizes = {
-        found["node-name"]: found["image"]["virtual-size"]
-        for found in qmp.call("query-named-block-nodes", {"flat": True})
-    }
+    sizes = nodes.sizes(qmp)
     run = (*merge.merged, merge.base)
     for upper, lower in pairwise(run):
         if sizes[upper.format] < sizes[lower.format]:
@@ -81,7 +81,8 @@ def look(qmp: Qmp, merge: Merge) -> Job:
     """See how far the job is, and take the next step where one is due."""
     job = find_job(qmp)
     if job is None:
-        return Job(JobState.UNKNOWN, error="the daemon knows of no commit")
+        # Jobs do not vanish by themselves, and before we dismiss one, its end is noted.
+        return Job(JobState.FAILED, error="the daemon did not begin it")
     done, total = job["current-progress"], job["total-progress"]
     status = job["status"]
     if status == "pending":
@@ -99,21 +100,15 @@ def look(qmp: Qmp, merge: Merge) -> Job:
     return Job(JobState.DONE, done, total)
 
 
-def find_job(qmp: Qmp) -> dict[str, Any] | None:
-    """The daemon's record of the commit."""
+def find_job(qmp: Qmp, name: str = JOB) -> dict[str, Any] | None:
+    """The daemon's record of a job."""
     jobs: list[dict[str, Any]] = qmp.call("query-jobs")
-    return next((job for job in jobs if job["id"] == JOB), None)
+    return next((job for job in jobs if job["id"] == name), None)
 
 
-def dismiss(qmp: Qmp, merge: Merge, *, done: bool) -> None:
-    """Take note of the end; after a good one, close the merged images."""
-    qmp.call("job-dismiss", {"id": JOB})
-    if done:
-        remove(qmp, merge.merged)
-
-
-def remove(qmp: Qmp, nodes: Sequence[Node]) -> None:
-    """Close images that nothing in the graph refers to any more."""
-    for node in nodes:
-        qmp.call("blockdev-del", {"node-name": node.format})
-        qmp.call("blockdev-del", {"node-name": node.file})
+def dismiss(qmp: Qmp, left: Sequence[Node] | None) -> None:
+    """Take note of the end; after a good one, close all images but those that are `left`."""
+    if find_job(qmp) is not None:
+        qmp.call("job-dismiss", {"id": JOB})
+    if left is not None:
+        nodes.sweep(qmp, left)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,88 +19,149 @@ from sm.datapath.base import (
     Job,
     JobState,
     OutcomeUnknown,
+    Statistics,
 )
 from sm.datapath.own_process import NBD, OwnProcessDatapath
-from sm.datapath.qsd import commit
-from sm.datapath.qsd.commit import Merge, remove
-from sm.datapath.qsd.graph import (
-    TOP,
-    Node,
-    command_line,
-    file_options,
-    format_options,
-    number,
-)
+from sm.datapath.qsd import commit, freeze, mount, nodes
+from sm.datapath.qsd.commit import Merge
+from sm.datapath.qsd.graph import Node, command_line, file_export, nbd_export, number
 from sm.datapath.state import Note
-from sm.errors import Busy, Unimplemented, VdiMissing
+from sm.errors import Busy, VdiMissing
 from sm.owner import start_time
 
 if TYPE_CHECKING:
     from sm.datapath.qsd.qmp import Qmp
 
 
+COMMIT = "commit"
+"""In a note: the numbers of the nodes `top` and `base`, and once its end was seen, `END`."""
+
+END = "end"
+FROZEN = "frozen"
+"""In a note, when a pause is complete."""
+
+HIDDEN = "nbd-hidden"
+"""The suffix of the users' socket during a pause."""
+
+FREEZE_SECONDS = 20.0
+"""For the requests under way to end."""
+
+
 class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
     """One qemu-storage-daemon for each disk."""
 
     name = "qsd"
-    control = "qmp"
+    control_suffix = "qmp"
     formats: ClassVar[frozenset[str]] = frozenset(QEMU_DRIVERS)
-
-    def _first_extra(self, chain: Sequence[ImageRef]) -> dict[str, Any]:
-        return {"nodes": [node.number for node in number(chain, 0)]}
-
-    def _prepare(self, note: Note) -> None:
-        if note.path is not None:
-            raise Unimplemented("not yet as a file")
-
-    def _command(self, note: Note) -> list[str]:
-        return command_line(
-            _nodes(note),
-            read_only=note.read_only,
-            monitor=self._socket(note.disk, self.control),
-            nbd=self._socket(note.disk, NBD),
-            export=note.disk.vdi,
-            pid_file=self._pid_file(note.disk),
-        )
 
     def refresh(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """A new leaf over the old one, or other parents below the same leaf, without a pause.
 
-        For other parents, the daemon writes their name into the leaf that it has open.
+        The old leaf may have got another name, and the new one its old name: what counts is the
+        file. For other parents, and the same ones anew, the daemon writes the name of the first
+        into the leaf. Raises `Busy` for parents while there is a commit.
+        """
+        note = self._require_running(disk)
+        own, new = _nodes(note), tuple(chain)
+        with self._qmp(disk) as qmp:
+            if not new or len(new) < min(2, len(own)):
+                raise DatapathFailed(f"{disk.vdi}: the leaf would lose its parents")
+            if nodes.under_top(qmp) != own[0].format or not _has_open(note, new[0].path):
+                if len(new) < 2 or new[2:] != note.chain[1:] or not _has_open(note, new[1].path):
+                    raise DatapathFailed(f"{disk.vdi}: the new leaf is not over the old one")
+                fresh = nodes.add_leaf(qmp, own, new)
+            elif COMMIT in note.extra:
+                raise Busy(f"{disk.vdi} has a commit; finish it first")
+            else:
+                fresh = nodes.relink(qmp, own[0], new, read_only=note.read_only)
+        self._save(note, fresh)
+
+    def pause(self, disk: Disk) -> None:
+        """Hold the requests inside the daemon and close all images.
+
+        A disk that is shown as a file cannot be paused.
         """
         note = self._require(disk)
-        old, new = note.chain, tuple(chain)
-        if new == old:
+        if note.extra.get(FROZEN):
             return
-        nodes = _nodes(note)
+        if note.path is not None:
+            raise DatapathFailed("qemu-storage-daemon cannot pause a disk that it shows as a file")
+        if COMMIT in note.extra:
+            raise Busy(f"{disk.vdi} has a commit; end it and finish it first")
+        note = self._notes.write(replace(note, paused=True))
+        self._hide(disk)
         with self._qmp(disk) as qmp:
-            if len(new) == len(old) + 1 and new[0] == old[0] and new[2:] == old[1:]:
-                numbers = self._add_leaf(qmp, nodes, new)
-            elif new[0] == old[0] and len(new) > 1:
-                numbers = self._relink(qmp, nodes, new, read_only=note.read_only)
-            else:
-                raise DatapathFailed(f"{disk.vdi}: the new chain has another leaf")
-        self._save(note, new, numbers)
+            try:
+                freeze.hold(qmp, FREEZE_SECONDS)
+            except OutcomeUnknown:
+                raise
+            except DatapathFailed:
+                freeze.release(qmp, FREEZE_SECONDS)
+                self._show(disk)
+                self._notes.write(replace(note, paused=False))
+                raise
+            freeze.take_away(qmp, read_only=note.read_only)
+        self._notes.write(replace(note, extra={**note.extra, FROZEN: True}))
+
+    def resume(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
+        """Open the chain in the daemon, whatever state the pause or a resume was left in."""
+        note = self._require(disk)
+        if not note.paused:
+            return
+        self._hide(disk)
+        with self._qmp(disk) as qmp:
+            freeze.hold(qmp, FREEZE_SECONDS)
+            freeze.take_away(qmp, read_only=note.read_only)
+            fresh = freeze.put_back(qmp, chain, read_only=note.read_only)
+            freeze.release(qmp, FREEZE_SECONDS)
+        self._show(disk)
+        self._save(replace(note, paused=False), fresh)
+
+    def statistics(self, disk: Disk) -> Statistics:
+        """What the kernel counts: the bytes of the images, those of merges and of tables too.
+
+        The daemon counts nothing of what it exports (7.2). Its traffic with clients over a socket
+        is not among what the kernel counts; with the file that shows a disk it is, so that for such
+        a disk nothing is known.
+        """
+        note = self._require(disk)
+        if note.path is not None:
+            return Statistics()
+        text = Path(f"/proc/{note.pid}/io").read_text(encoding="ascii")
+        counts = dict(line.split(": ") for line in text.splitlines())
+        return Statistics(int(counts["rchar"]), int(counts["wchar"]))
+
+    # Commits
 
     def start_commit(self, disk: Disk, top: ImageRef, base: ImageRef) -> None:
         """Begin a merge inside the daemon."""
-        note = self._require(disk)
+        note = self._require_running(disk)
         if top not in note.chain or base not in note.chain:
             raise DatapathFailed(f"{disk.vdi} does not have {top.path} and {base.path} open")
         if note.read_only:
             raise DatapathFailed(f"{disk.vdi} is open read-only")
-        places = [note.chain.index(top), note.chain.index(base)]
-        merge = commit.Merge.find(_nodes(note), *places)
+        own = _nodes(note)
+        top_node, base_node = (own[note.chain.index(image)].number for image in (top, base))
+        merge = Merge.find(own, top_node, base_node)
         with self._qmp(disk) as qmp:
-            commit.start(qmp, merge)
-        numbers = note.extra["nodes"]
-        self._save(note, note.chain, numbers, places=places)
+            if COMMIT in note.extra and (END in note.extra[COMMIT] or commit.find_job(qmp)):
+                raise Busy(f"{disk.vdi} has a commit")
+            self._save(note, own, {"top": top_node, "base": base_node})
+            try:
+                commit.start(qmp, merge)
+            except OutcomeUnknown:
+                raise
+            except DatapathFailed:
+                self._save(note, own)
+                raise
 
     def job(self, disk: Disk) -> Job | None:
         """How far the merge is; each look takes it a step on where one is due."""
         note = self._alive(disk)
-        if note is None or "commit" not in note.extra:
+        if note is None or COMMIT not in note.extra:
             return None
+        if END in note.extra[COMMIT]:
+            return Job(JobState(note.extra[COMMIT][END]))
         try:
             with self._qmp(disk) as qmp:
                 return commit.look(qmp, self._merge(note))
@@ -108,16 +171,17 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
     def finish_commit(self, disk: Disk) -> None:
         """Dismiss the ended job; after a good one, the merged images are closed."""
         note = self._require(disk)
-        merge = self._merge(note)
+        merge, own = self._merge(note), _nodes(note)
+        job = self.job(disk)
+        if job is None or job.state in (JobState.RUNNING, JobState.UNKNOWN):
+            raise Busy(f"the commit of {disk.vdi} is {job.state if job else 'gone'}")
+        # Before the job is dismissed: afterwards nobody could tell how it ended.
+        self._save(note, own, {**note.extra[COMMIT], END: job.state})
+        done = job.state is JobState.DONE
+        left = [node for node in own if not done or node not in merge.merged]
         with self._qmp(disk) as qmp:
-            job = commit.look(qmp, merge)
-            if job.state in (JobState.RUNNING, JobState.UNKNOWN):
-                raise Busy(f"the commit of {disk.vdi} is {job.state}")
-            done = job.state is JobState.DONE
-            commit.dismiss(qmp, merge, done=done)
-        gone = set(merge.merged) if done else set()
-        left = [node for node in _nodes(note) if node not in gone]
-        self._save(note, tuple(node.image for node in left), [node.number for node in left])
+            commit.dismiss(qmp, left if done else None)
+        self._save(note, left)
 
     def cancel_commit(self, disk: Disk) -> None:
         """Ask the daemon to stop the job; `job` tells when it has."""
@@ -127,68 +191,28 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
             if found is not None and found["status"] != "concluded":
                 qmp.call("job-cancel", {"id": commit.JOB})
 
-    # The graph
+    # The process
 
-    @staticmethod
-    def _add_leaf(qmp: Qmp, nodes: tuple[Node, ...], new: tuple[ImageRef, ...]) -> list[int]:
-        """Put a new empty image on top; from then on it takes all writes."""
-        fresh = Node(max(node.number for node in nodes) + 1, new[0])
-        device = fresh.image.path.is_block_device()
-        qmp.call("blockdev-add", file_options(fresh, read_only=False, device=device))
-        qmp.call("blockdev-add", format_options(fresh, None, read_only=False))
-        qmp.call("blockdev-snapshot", {"node": nodes[0].format, "overlay": fresh.format})
-        return [fresh.number, *(node.number for node in nodes)]
+    def _first_extra(self, chain: Sequence[ImageRef]) -> dict[str, Any]:
+        return {"nodes": [node.number for node in number(chain, 0)]}
 
-    @staticmethod
-    def _relink(
-        qmp: Qmp, nodes: tuple[Node, ...], new: tuple[ImageRef, ...], *, read_only: bool
-    ) -> list[int]:
-        """Open the new parents afresh: an open node of a changed image has stale tables."""
-        fresh = number(new[1:], max(node.number for node in nodes) + 1)
-        for index in reversed(range(len(fresh))):
-            node = fresh[index]
-            below = fresh[index + 1] if index + 1 < len(fresh) else None
-            device = node.image.path.is_block_device()
-            qmp.call("blockdev-add", file_options(node, read_only=False, device=device))
-            qmp.call("blockdev-add", format_options(node, below, read_only=True))
-        leaf = format_options(nodes[0], fresh[0], read_only=read_only)
-        qmp.call("blockdev-reopen", {"options": [leaf]})
-        if not read_only:
-            qmp.call(
-                "change-backing-file",
-                {
-                    "device": TOP,
-                    "image-node-name": nodes[0].format,
-                    "backing-file": fresh[0].image.path.name,
-                },
-            )
-        remove(qmp, nodes[1:])
-        return [nodes[0].number, *(node.number for node in fresh)]
+    def _prepare(self, note: Note) -> None:
+        if note.path is not None:
+            mount.prepare(note.path)
 
-    # Notes and processes
-
-    def _save(
-        self,
-        note: Note,
-        chain: Sequence[ImageRef],
-        numbers: list[int],
-        *,
-        places: list[int] | None = None,
-    ) -> None:
-        """Note a changed chain; `places` are those of the images that a commit is about."""
-        extra = {"nodes": numbers} | ({"commit": places} if places else {})
-        self._notes.write(replace(note, chain=tuple(chain), extra=extra))
-
-    @staticmethod
-    def _merge(note: Note) -> Merge:
-        if "commit" not in note.extra:
-            raise VdiMissing(f"{note.disk.vdi} has no commit")
-        return Merge.find(_nodes(note), *note.extra["commit"])
-
-    def _qmp(self, disk: Disk) -> Qmp:
-        from sm.datapath.qsd.qmp import Qmp  # noqa: PLC0415 - asyncio is slow to import
-
-        return Qmp(self._socket(disk, self.control))
+    def _command(self, note: Note) -> list[str]:
+        if note.path is not None:
+            export = file_export(note.path, read_only=note.read_only)
+        else:
+            socket = self._socket(note.disk, NBD)
+            export = nbd_export(note.disk.vdi, socket, read_only=note.read_only)
+        return command_line(
+            _nodes(note),
+            export,
+            read_only=note.read_only,
+            monitor=self._socket(note.disk, self.control_suffix),
+            pid_file=self._pid_file(note.disk),
+        )
 
     def _adopt(self, note: Note) -> Note | None:
         """Complete a note with the daemon that names our file for its number when it is started."""
@@ -210,11 +234,66 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
 
     def _remove_traces(self, note: Note) -> None:
         self._pid_file(note.disk).unlink(missing_ok=True)
+        self._socket(note.disk, HIDDEN).unlink(missing_ok=True)
+        if note.path is not None:
+            mount.clear(note.path)
+
+    def _qmp(self, disk: Disk) -> Qmp:
+        from sm.datapath.qsd.qmp import Qmp  # noqa: PLC0415 - asyncio is slow to import
+
+        return Qmp(self._socket(disk, self.control_suffix))
 
     def _pid_file(self, disk: Disk) -> Path:
         return self._folder / f"{disk.vdi}.pid"
+
+    def _hide(self, disk: Disk) -> None:
+        """Let no client connect; those that try find no socket."""
+        with suppress(FileNotFoundError):
+            self._socket(disk, NBD).rename(self._socket(disk, HIDDEN))
+
+    def _show(self, disk: Disk) -> None:
+        with suppress(FileNotFoundError):
+            self._socket(disk, HIDDEN).rename(self._socket(disk, NBD))
+
+    # Notes
+
+    def _require_running(self, disk: Disk) -> Note:
+        note = self._require(disk)
+        if note.paused:
+            raise DatapathFailed(f"{disk.vdi} is paused; resume it first")
+        return note
+
+    def _save(self, note: Note, own: Sequence[Node], commit_: dict[str, Any] | None = None) -> None:
+        """Note what a running daemon has open, and the commit that it has been given."""
+        extra: dict[str, Any] = {"nodes": [node.number for node in own]}
+        if commit_ is not None:
+            extra[COMMIT] = commit_
+        self._notes.write(replace(note, chain=tuple(node.image for node in own), extra=extra))
+
+    @staticmethod
+    def _merge(note: Note) -> Merge:
+        if COMMIT not in note.extra:
+            raise VdiMissing(f"{note.disk.vdi} has no commit")
+        places = note.extra[COMMIT]
+        return Merge.find(_nodes(note), places["top"], places["base"])
 
 
 def _nodes(note: Note) -> tuple[Node, ...]:
     numbers = note.extra["nodes"]
     return tuple(Node(n, image) for n, image in zip(numbers, note.chain, strict=True))
+
+
+def _has_open(note: Note, path: Path) -> bool:
+    """Whether the daemon has this file open, whatever it was called when it was opened."""
+    wanted = _identity(path)
+    found = (_identity(entry) for entry in Path(f"/proc/{note.pid}/fd").iterdir())
+    return wanted is not None and wanted in found
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """None where there is no file; of a block device that of the device, which has many names."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return (0, status.st_rdev) if stat.S_ISBLK(status.st_mode) else (status.st_dev, status.st_ino)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from errno import EIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ EXPORT = "disk"
 """The export's identity in the daemon; its users know it by a name of its own."""
 
 THROTTLE = "limit"
+NULL = "null"
+NOTHING = "nothing"
+REFUSE = "refuse"
 
 Options = dict[str, Any]
 
@@ -78,44 +82,85 @@ def format_options(node: Node, below: Node | None, *, read_only: bool) -> Option
     return options
 
 
-def top_options(leaf: Node, *, read_only: bool) -> Options:
-    """The throttle node that is exported."""
+def top_options(below: str, *, read_only: bool) -> Options:
+    """The throttle node that is exported, over the node called `below`."""
     return {
         "driver": "throttle",
         "node-name": TOP,
         "throttle-group": THROTTLE,
-        "file": leaf.format,
+        "file": below,
         "read-only": read_only,
         "discard": "unmap",
     }
 
 
-def blockdevs(nodes: Sequence[Node], *, read_only: bool) -> list[Options]:
-    """All nodes of a chain in the order in which they can be made: base first, `top` last."""
-    found: list[Options] = []
+def image_nodes(
+    nodes: Sequence[Node], *, read_only: bool, parents: bool = False
+) -> list[tuple[Options, Options]]:
+    """The file and the format node of each image, in the order in which they can be made.
+
+    With `parents`, none of them is a leaf.
+    """
+    found: list[tuple[Options, Options]] = []
     for index in reversed(range(len(nodes))):
-        node, leaf = nodes[index], index == 0
+        node, leaf = nodes[index], index == 0 and not parents
         below = nodes[index + 1] if index + 1 < len(nodes) else None
         device = node.image.path.is_block_device()
-        found.append(file_options(node, read_only=leaf and read_only, device=device))
-        found.append(format_options(node, below, read_only=not leaf or read_only))
-    found.append(top_options(nodes[0], read_only=read_only))
+        found.append(
+            (
+                file_options(node, read_only=leaf and read_only, device=device),
+                format_options(node, below, read_only=not leaf or read_only),
+            )
+        )
     return found
+
+
+def blockdevs(nodes: Sequence[Node], *, read_only: bool) -> list[Options]:
+    """All nodes of a chain in the order in which they can be made: base first, `top` last."""
+    found = [each for options in image_nodes(nodes, read_only=read_only) for each in options]
+    return [*found, top_options(nodes[0].format, read_only=read_only)]
+
+
+def blockers(size: int) -> list[Options]:
+    """The nodes that a disk of `size` bytes is held with: `NULL`, and `REFUSE` over one like it.
+
+    What is written to `NULL` is lost; on `REFUSE` every request fails, but a flush.
+    """
+    refused = [
+        {"event": "none", "iotype": kind, "errno": EIO}
+        for kind in ("read", "write", "write-zeroes", "discard")
+    ]
+    return [
+        {"driver": "null-co", "node-name": NULL, "size": size},
+        {"driver": "null-co", "node-name": NOTHING, "size": size},
+        {"driver": "blkdebug", "node-name": REFUSE, "image": NOTHING, "inject-error": refused},
+    ]
+
+
+def nbd_export(name: str, socket: Path, *, read_only: bool) -> list[str]:
+    """Arguments that show the disk over NBD as `name`."""
+    shown: Options = {"type": "nbd", "id": EXPORT, "node-name": TOP, "name": name}
+    return [
+        *("--nbd-server", f"addr.type=unix,addr.path={_escaped(socket)},max-connections=0"),
+        *("--export", _json({**shown, "writable": not read_only})),
+    ]
+
+
+def file_export(path: Path, *, read_only: bool) -> list[str]:
+    """Arguments that show the disk as the file `path`, of a fixed size."""
+    shown: Options = {"type": "fuse", "id": EXPORT, "node-name": TOP, "mountpoint": str(path)}
+    return ["--export", _json({**shown, "writable": not read_only, "growable": False})]
 
 
 def command_line(
     nodes: Sequence[Node],
+    export: Sequence[str],
     *,
     read_only: bool,
     monitor: Path,
-    nbd: Path,
-    export: str,
     pid_file: Path,
 ) -> list[str]:
-    """How the daemon is started on a chain, with the disk exported over NBD as `export`.
-
-    It returns to its caller once all is open.
-    """
+    """How the daemon is started on a chain. It returns to its caller once all is open."""
     argv = [
         "qemu-storage-daemon",
         "--daemonize",
@@ -126,10 +171,7 @@ def command_line(
     ]
     for options in blockdevs(nodes, read_only=read_only):
         argv += ["--blockdev", _json(options)]
-    argv += ["--nbd-server", f"addr.type=unix,addr.path={_escaped(nbd)},max-connections=0"]
-    shown: Options = {"type": "nbd", "id": EXPORT, "node-name": TOP, "name": export}
-    argv += ["--export", _json({**shown, "writable": not read_only})]
-    return argv
+    return [*argv, *export]
 
 
 def _json(options: Options) -> str:

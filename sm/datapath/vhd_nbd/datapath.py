@@ -12,7 +12,7 @@ from typing import ClassVar
 from sm.cowutil.base import ImageRef
 from sm.cowutil.raw import RawFormat
 from sm.cowutil.vhd.util import VhdUtil
-from sm.datapath.base import Disk, OutcomeUnknown
+from sm.datapath.base import Disk, OutcomeUnknown, Statistics
 from sm.datapath.own_process import NBD, OwnProcessDatapath
 from sm.datapath.state import Note
 from sm.datapath.vhd_nbd import control
@@ -33,7 +33,7 @@ class VhdNbdDatapath(OwnProcessDatapath):
 
     name = "vhd_nbd"
     formats: ClassVar[frozenset[str]] = frozenset({VhdUtil.name, RawFormat.name})
-    control = "ctl"
+    control_suffix = "ctl"
 
     def refresh(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """Have the process open the chain anew while its clients wait; also for the same chain.
@@ -41,9 +41,27 @@ class VhdNbdDatapath(OwnProcessDatapath):
         Where only parents differ, the leaf is made to name the first of them.
         """
         note = self._require(disk)
-        request = {"do": "refresh", "chain": _pairs(chain)}
-        control.call(self._socket(disk, self.control), request, CALL_SECONDS)
+        self._ask(disk, {"do": "refresh", "chain": _pairs(chain)})
         self._notes.write(replace(note, chain=tuple(chain)))
+
+    def pause(self, disk: Disk) -> None:
+        """Have the process close all files; it keeps its clients, and knows that it is paused."""
+        note = self._require(disk)
+        self._ask(disk, {"do": "pause"})
+        self._notes.write(replace(note, paused=True))
+
+    def resume(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
+        """Have the process open a chain, whose images must name each other as it says."""
+        note = self._require(disk)
+        if note.paused:
+            self._ask(disk, {"do": "resume", "chain": _pairs(chain)})
+            self._notes.write(replace(note, chain=tuple(chain), paused=False))
+
+    def statistics(self, disk: Disk) -> Statistics:
+        """What the process counted."""
+        self._require(disk)
+        answer = self._ask(disk, {"do": "status"})
+        return Statistics(**answer["traffic"], clients=answer["clients"])
 
     # Notes and processes
 
@@ -55,26 +73,30 @@ class VhdNbdDatapath(OwnProcessDatapath):
         wanted = {
             "nbd": str(self._socket(note.disk, NBD)),
             "export": note.disk.vdi,
-            "control": str(self._socket(note.disk, self.control)),
+            "control": str(self._socket(note.disk, self.control_suffix)),
             "read_only": note.read_only,
             "chain": _pairs(note.chain),
         }
         return [sys.executable, "-m", MODULE, json.dumps(wanted, ensure_ascii=False)]
 
     def _adopt(self, note: Note) -> Note | None:
-        """Make the note say what the process says of itself: its number, and its chain."""
+        """Make the note say what the process says of itself."""
         try:
-            socket = self._socket(note.disk, self.control)
+            socket = self._socket(note.disk, self.control_suffix)
             answer = control.call(socket, {"do": "status"}, STATUS_SECONDS)
         except OutcomeUnknown:
             return note if note.alive else None
         chain = tuple(ImageRef(Path(path), name) for path, name in answer["chain"])
-        if (note.pid, note.chain) == (answer["pid"], chain):
+        found = replace(note, chain=chain, paused=answer["paused"])
+        if found == note and note.pid == answer["pid"]:
             return note
-        return self._notes.write(replace(note, chain=chain).of_process(answer["pid"]))
+        return self._notes.write(found.of_process(answer["pid"]))
 
     def _ask_to_end(self, note: Note) -> None:
-        control.call(self._socket(note.disk, self.control), {"do": "quit"}, CALL_SECONDS)
+        self._ask(note.disk, {"do": "quit"})
+
+    def _ask(self, disk: Disk, request: control.Request) -> control.Answer:
+        return control.call(self._socket(disk, self.control_suffix), request, CALL_SECONDS)
 
 
 def _pairs(chain: Sequence[ImageRef]) -> list[list[str]]:

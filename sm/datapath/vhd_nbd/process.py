@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +101,20 @@ class _Control:
         match request["do"]:
             case "status":
                 chain = [[str(ref.path), ref.format] for ref in self._service.chain]
-                clients = self._service.clients
-                return {"ok": True, "pid": os.getpid(), "chain": chain, "clients": clients}
+                return {
+                    "ok": True,
+                    "pid": os.getpid(),
+                    "chain": chain,
+                    "paused": self._service.paused,
+                    "clients": self._service.clients,
+                    "traffic": asdict(self._service.traffic),
+                }
+            case "pause":
+                self._service.pause()
+                return {"ok": True}
+            case "resume":
+                self._service.resume(parse_chain(request.get("chain", [])))
+                return {"ok": True}
             case "refresh":
                 self._service.refresh(parse_chain(request.get("chain", [])))
                 return {"ok": True}

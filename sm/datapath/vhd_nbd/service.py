@@ -4,6 +4,9 @@ A chain is replaced while the clients wait. Order: everything written is made du
 parents are opened and looked at; the leaf is relinked where it names another parent; it is opened
 anew. A crash leaves the leaf with the old or the new link, in one atomic step, and the disk reads
 the same through either.
+
+In a pause the clients wait for longer: no image is open, and others may do with them what they
+like.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from sm.datapath.vhd_nbd.disk import ChainDisk, open_disk
 from sm.datapath.vhd_nbd.files import ImageFile, WriterLock
 from sm.datapath.vhd_nbd.layers import open_layers
 from sm.nbd.server import NbdServer
+from sm.nbd.traffic import Traffic
 from sm.process import run
 
 PAUSE_SECONDS = 20.0
@@ -44,6 +48,7 @@ class Service:
         self._server = NbdServer(export, self._disk)
         self._server.listen(nbd)
         self._changing = Lock()
+        self._paused = False
         self._stopped = False
 
     def start(self) -> None:
@@ -60,14 +65,65 @@ class Service:
         """How many clients are connected."""
         return self._server.clients
 
+    @property
+    def traffic(self) -> Traffic:
+        """What the clients moved so far."""
+        return self._server.traffic
+
+    @property
+    def paused(self) -> bool:
+        """Whether the clients wait, and nothing is open."""
+        return self._paused
+
+    def pause(self) -> None:
+        """Make everything durable, close all files and give up the lock; the clients wait.
+
+        Repeated, no change. OSError, and no pause, when the requests under way do not end in time
+        or cannot be made durable.
+        """
+        with self._changing:
+            self._check_serving()
+            if self._paused:
+                return
+            self._server.pause(PAUSE_SECONDS)
+            try:
+                self._disk.flush()
+            except OSError:
+                self._server.resume()
+                raise
+            self._release()
+            self._paused = True
+
+    def resume(self, chain: Sequence[ImageRef]) -> None:
+        """Open a chain of the same size and let the clients go on; no change if not paused.
+
+        Raises `Refused`, `ImageError` or OSError; still paused then.
+        """
+        with self._changing:
+            self._check_serving()
+            if not self._paused:
+                return
+            lock = None if self._disk.read_only else WriterLock(chain[0].path)
+            try:
+                disk = self._of_same_size(open_disk(chain, lock))
+            except (ImageError, OSError, Refused):
+                if lock is not None:
+                    lock.release()
+                raise
+            self._disk = self._server.export = disk
+            self._lock = lock
+            self._paused = False
+            self._server.resume()
+
     def refresh(self, chain: Sequence[ImageRef]) -> None:
         """Go over to another chain of the same size, which reads the same.
 
         Raises `Refused`, `ImageError` or OSError; the old chain is served on then.
         """
         with self._changing:
-            if self._stopped:
-                raise Refused("the disk is being closed")
+            self._check_serving()
+            if self._paused:
+                raise Refused("the disk is paused; resume it with the chain")
             self._server.pause(PAUSE_SECONDS)
             try:
                 self._disk.flush()
@@ -84,6 +140,9 @@ class Service:
             if self._stopped:
                 return
             self._stopped = True
+            if self._paused:
+                self._server.stop()
+                return
             try:
                 # Whoever waits at the gate from now on waits for the end of the process.
                 self._server.pause(PAUSE_SECONDS)
@@ -96,9 +155,17 @@ class Service:
             try:
                 self._disk.flush()
             finally:
-                self._disk.close()
-                if self._lock is not None:
-                    self._lock.release()
+                self._release()
+
+    def _check_serving(self) -> None:
+        if self._stopped:
+            raise Refused("the disk is being closed")
+
+    def _release(self) -> None:
+        self._disk.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _replace(self, chain: tuple[ImageRef, ...]) -> None:
         old, old_lock = self._disk, self._lock
@@ -123,13 +190,14 @@ class Service:
         self, chain: tuple[ImageRef, ...], lock: WriterLock | None, *, relink: bool
     ) -> ChainDisk:
         if lock is None:
-            new = open_disk(chain, None)
-        else:
-            with ExitStack() as stack:
-                layers = open_layers(stack, chain[1:])
-                if relink:
-                    _relink(chain)
-                new = ChainDisk(chain, lock, layers, stack.pop_all())
+            return self._of_same_size(open_disk(chain, None))
+        with ExitStack() as stack:
+            layers = open_layers(stack, chain[1:])
+            if relink:
+                _relink(chain)
+            return self._of_same_size(ChainDisk(chain, lock, layers, stack.pop_all()))
+
+    def _of_same_size(self, new: ChainDisk) -> ChainDisk:
         if new.size != self._disk.size:
             new.close()
             raise Refused(f"the chain has {new.size} bytes instead of {self._disk.size}")
