@@ -17,6 +17,7 @@ class ActiveScene:
     def __init__(self, site: Site, image_format: str, size: int = SIZE) -> None:
         self.site = site
         self.sr = site.create_sr()
+        self.image_format = image_format
         self.size = size
         self.disk = site.create_vdi(self.sr, image_format, size)
         self.models: dict[str, Model] = {self.disk: Model(size)}
