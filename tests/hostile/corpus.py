@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.hostile.case import Hostile
 from tests.hostile.qcow2_headers import headers
+from tests.hostile.qcow2_large import large
 from tests.hostile.qcow2_tables import tables
 from tests.hostile.vhd_cases import cases
 
@@ -13,4 +14,4 @@ HOSTILE_IMAGES = 350
 
 def corpus() -> list[Hostile]:
     """Each image once."""
-    return [*headers(), *tables(), *cases()]
+    return [*headers(), *tables(), *large(), *cases()]
