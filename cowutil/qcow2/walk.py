@@ -79,9 +79,9 @@ class Walk:
         for first, words in words_of(self._source, table.offset, table.entries, "L1 table"):
             used = np.flatnonzero(words)
             where = table.offset + (first + used) * 8
-            offsets, words, where = self._judge_level_one(words[used], where)
+            offsets, entries, where = self._judge_level_one(words[used], where)
             if table.active:
-                self._check_copied("L1 entry", offsets, words, where)
+                self._check_copied("L1 entry", offsets, entries, where)
             yield offsets
 
     def _judge_level_one(self, words: Words, where: Int64s) -> tuple[Int64s, Words, Int64s]:

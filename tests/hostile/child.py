@@ -1,12 +1,13 @@
 """Reads every image of a list in every way and prints what came of it: run in a process of its own.
 
 Usage: child LIMIT LIST WARM START END. LIMIT: seconds; a reading that took more is measured again
-and its least time counts, because a busy machine makes any time longer and none shorter. LIST: one `format path` a line. WARM: one like it that is sound,
-read before anything is measured, so that all modules are there. START and END: files that are
-opened before the first image and after the last one, as marks in a trace.
+and its least time counts, because a busy machine makes any time longer and none shorter. LIST: one
+`format path` a line. WARM: one like it that is sound, read before anything is measured, so that all
+modules are there. START and END: files that are opened before the first image and after the last
+one, as marks in a trace.
 
 Prints one JSON document a line: path, growth of memory in bytes, and for each reading its CPU time
-in seconds and the class, message and offset of its refusal, or the corruptions that a check reports.
+in seconds and the class, message and offset of its refusal, or what a check reports.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One served disk within its process: the NBD server, the chain behind it, the lock on its leaf.
+"""One served disk within its process: the NBD server, and the chain behind it with its leaf locked.
 
 A chain is replaced while the clients wait. Order: everything written is made durable; the new
 parents are opened and looked at; the leaf is relinked where it names another parent; it is opened
@@ -15,9 +15,9 @@ from threading import Lock
 
 from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageError
+from sm.cowutil.vhd.block_file import Access, ImageFile, open_file
 from sm.cowutil.vhd.util import VhdUtil
-from sm.datapath.vhd_nbd.disk import ChainDisk, open_disk
-from sm.datapath.vhd_nbd.files import ImageFile, WriterLock
+from sm.datapath.vhd_nbd.disk import ChainDisk
 from sm.datapath.vhd_nbd.layers import open_layers
 from sm.nbd.server import NbdServer
 from sm.process import run
@@ -35,8 +35,8 @@ class Service:
     """Serves a chain on the socket `nbd`. `ImageError` or OSError where it cannot be opened."""
 
     def __init__(self, chain: Sequence[ImageRef], nbd: Path, *, read_only: bool) -> None:
-        self._lock = None if read_only else WriterLock(chain[0].path)
-        self._disk = open_disk(chain, self._lock)
+        leaf = None if read_only else open_file(chain[0].path, Access.WRITE)
+        self._disk = _open(tuple(chain), leaf, relink=False)
         self._server = NbdServer(EXPORT, self._disk)
         self._server.listen(nbd)
         self._changing = Lock()
@@ -93,58 +93,52 @@ class Service:
                 self._disk.flush()
             finally:
                 self._disk.close()
-                if self._lock is not None:
-                    self._lock.release()
 
     def _replace(self, chain: tuple[ImageRef, ...]) -> None:
-        old, old_lock = self._disk, self._lock
-        same_leaf = old_lock is not None and _identity(chain[0].path) == old_lock.identity
-        lock = old_lock
-        if old_lock is not None and not same_leaf:
-            lock = WriterLock(chain[0].path)
+        old, path = self._disk, chain[0].path
+        leaf, same_leaf = None, False
+        if old.leaf is not None:
+            # The leaf's lock is kept through all of it, or the new leaf is locked before.
+            same_leaf = _identity(path) == old.leaf.identity
+            leaf = old.leaf.again(path) if same_leaf else open_file(path, Access.WRITE)
         try:
-            new = self._open(chain, lock, relink=same_leaf)
+            new = _open(chain, leaf, relink=same_leaf)
+            if new.size != old.size:
+                new.close()
+                raise Refused(f"the chain has {new.size} bytes instead of {old.size}")
         except (ImageError, OSError, Refused):
-            if lock is not None and lock is not old_lock:
-                lock.release()
             old.reload()
             raise
         self._disk = self._server.export = new
-        self._lock = lock
         old.close()
-        if old_lock is not None and lock is not old_lock:
-            old_lock.release()
 
-    def _open(
-        self, chain: tuple[ImageRef, ...], lock: WriterLock | None, *, relink: bool
-    ) -> ChainDisk:
-        if lock is None:
-            new = open_disk(chain, None)
-        else:
-            with ExitStack() as stack:
-                layers = open_layers(stack, chain[1:])
-                if relink:
-                    _relink(chain)
-                new = ChainDisk(chain, lock, layers, stack.pop_all())
-        if new.size != self._disk.size:
-            new.close()
-            raise Refused(f"the chain has {new.size} bytes instead of {self._disk.size}")
-        return new
+
+def _open(chain: tuple[ImageRef, ...], leaf: ImageFile | None, *, relink: bool) -> ChainDisk:
+    """Open what is below `leaf`, and take that over; nothing is left open after an error."""
+    with ExitStack() as stack:
+        if leaf is not None:
+            stack.callback(leaf.close)
+        layers = open_layers(stack, chain if leaf is None else chain[1:])
+        if leaf is not None and relink:
+            _relink(chain, leaf)
+        return ChainDisk(chain, leaf, layers, stack.pop_all())
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    file = ImageFile(path, writable=False)
-    try:
-        return file.identity
-    finally:
-        file.close()
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
-def _relink(chain: Sequence[ImageRef]) -> None:
+def _relink(chain: Sequence[ImageRef], leaf: ImageFile) -> None:
     """Make the leaf name the next image as its parent, unless it does."""
     if len(chain) < 2:
         return
-    vhd = VhdUtil(run)
+
+    def opened(path: Path, access: Access) -> ImageFile:
+        # Ours is locked, so it cannot be opened for writing a second time.
+        return leaf.again(path) if path == leaf.path else open_file(path, access)
+
+    vhd = VhdUtil(run, opened)
     link = vhd.info(chain[0].path).parent
     if link is not None and (link.name, link.format) != (chain[1].path.name, chain[1].format):
         vhd.set_parent(chain[0].path, chain[1])
