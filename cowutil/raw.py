@@ -84,7 +84,7 @@ class RawLayer(Layer):
 
         from sm.cowutil.extents import ExtentMap, Kind  # noqa: PLC0415 - the same
 
-        found = _data_ranges(self._descriptor, self.virtual_size)
+        found = list(data_ranges(self._descriptor, 0, self.virtual_size))
         table = np.array(found, dtype=np.int64).reshape(-1, 2)
         start = table[:, 0].copy()
         kind = np.full(len(start), Kind.DATA, dtype=np.uint8)
@@ -99,24 +99,23 @@ class RawLayer(Layer):
         os.close(self._descriptor)
 
 
-def _data_ranges(descriptor: int, size: int) -> list[tuple[int, int]]:
-    """Half-open ranges that may hold data, as the file system tells them."""
-    ranges = []
-    position = 0
-    while position < size:
+def data_ranges(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Half-open ranges between `start` and `end` that may hold data, as the file system tells."""
+    position = start
+    while position < end:
         try:
-            start = os.lseek(descriptor, position, os.SEEK_DATA)
+            begin = os.lseek(descriptor, position, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                break
+                return
             if error.errno == errno.EINVAL:  # a block device tells nothing
-                return [(0, size)]
+                yield position, end
+                return
             raise
-        if start >= size:
-            break
-        position = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
-        ranges.append((start, position))
-    return ranges
+        if begin >= end:
+            return
+        position = min(os.lseek(descriptor, begin, os.SEEK_HOLE), end)
+        yield begin, position
 
 
 class RawFormat(ImageFormat):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sm.cowutil.errors import ImageCorrupt
 from sm.cowutil.qcow2 import layout
 from sm.cowutil.qcow2.header import Header
 from sm.cowutil.qcow2.source import Source
+from sm.cowutil.qcow2.window import Window
 
 EXTENSION = struct.Struct(">IIQQ")
 """Bitmaps, reserved, bytes and offset of the directory."""
@@ -23,6 +25,10 @@ MAX_TABLE_ENTRIES = 0x8000000 // 8
 MAX_NAME = 1023
 FLAG_IN_USE = 1
 FLAG_AUTO = 2
+
+
+Fields = tuple[int, int, int, int, int, int, int]
+"""What `ENTRY` unpacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +66,39 @@ def read_bitmaps(source: Source, header: Header) -> tuple[tuple[Bitmap, ...], in
     if offset % header.cluster_size:
         problem = f"{offset} is not aligned to a cluster"
         raise ImageCorrupt(source.path, "bitmap directory offset", extension.offset + 16, problem)
-    directory = source.read(offset, length, "bitmap directory")
+    source.require(offset, length, "bitmap directory")
+    for _ in _entries(source, header, count, offset, length):
+        pass  # first, for a refusal at a quarter of the cost
     found = []
-    position = 0
-    for _ in range(count):
-        where = offset + position
-        if position + ENTRY.size > length:
-            raise ImageCorrupt(source.path, "bitmap directory", where, "ends inside an entry")
-        table, entries, flags, _, bits, name_length, extra = ENTRY.unpack_from(directory, position)
-        end = position + ENTRY.size + extra + name_length
-        if end > length or name_length > MAX_NAME or bits > 31 or entries > MAX_TABLE_ENTRIES:
-            raise ImageCorrupt(source.path, "bitmap directory entry", where, "exceeds a limit")
-        if table % header.cluster_size or table + entries * 8 > source.size:
-            problem = f"{table} is not aligned to a cluster inside the file"
-            raise ImageCorrupt(source.path, "bitmap table offset", where, problem)
-        name = directory[end - name_length : end].decode("utf-8", "replace")
+    for data, name_at, fields in _entries(source, header, count, offset, length):
+        table, entries, flags, _, bits, name_length, _ = fields
+        name = data[name_at : name_at + name_length].decode("utf-8", "replace")
         in_use, recording = bool(flags & FLAG_IN_USE), bool(flags & FLAG_AUTO)
         found.append(Bitmap(name, 1 << bits, in_use, recording, table, entries))
-        position += -(-(end - position) // 8) * 8
     return tuple(found), offset, length
+
+
+def _entries(
+    source: Source, header: Header, count: int, start: int, length: int
+) -> Iterator[tuple[bytes, int, Fields]]:
+    """Give (bytes, where in these the name begins, fields) of each entry of the directory."""
+    position, end = start, start + length
+    window = Window(source, "bitmap directory", end)
+    for _ in range(count):
+        if position + ENTRY.size > end:
+            raise ImageCorrupt(source.path, "bitmap directory", position, "ends inside an entry")
+        data, index = window.at(position, ENTRY.size)
+        fields: Fields = ENTRY.unpack_from(data, index)
+        table, entries, _, _, bits, name_length, extra = fields
+        size = ENTRY.size + extra + name_length
+        beyond = position + size > end
+        if beyond or name_length > MAX_NAME or bits > 31 or entries > MAX_TABLE_ENTRIES:
+            raise ImageCorrupt(source.path, "bitmap directory entry", position, "exceeds a limit")
+        if table % header.cluster_size or table + entries * 8 > source.size:
+            problem = f"{table} is not aligned to a cluster inside the file"
+            raise ImageCorrupt(source.path, "bitmap table offset", position, problem)
+        index += size - name_length
+        if index + name_length > len(data):
+            data, index = window.at(position + size - name_length, name_length)
+        yield data, index, fields
+        position += -(-size // 8) * 8

@@ -6,8 +6,8 @@ be right, leaks where a refcount is too high.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from sm.cowutil.qcow2 import layout
 from sm.cowutil.qcow2.bitmaps import read_bitmaps
 from sm.cowutil.qcow2.findings import Findings
 from sm.cowutil.qcow2.header import Header, read_header
+from sm.cowutil.qcow2.pieces import words_of
 from sm.cowutil.qcow2.refcounts import BATCH_ENTRIES, Counts, Refcounts
 from sm.cowutil.qcow2.references import References
-from sm.cowutil.qcow2.snapshots import read_snapshots
+from sm.cowutil.qcow2.snapshots import snapshot_tables
 from sm.cowutil.qcow2.source import Source
 from sm.cowutil.qcow2.walk import L1, Walk
 
@@ -57,9 +58,12 @@ class _Check:
         references.note_single(self._refcounts)
         references.add_range(0, 1, 1, "header")
         header = self._header
-        snapshots, length = read_snapshots(self._source, header)
+        shared, length = snapshot_tables(self._source, header)
         references.add_range(header.snapshot_offset, length, 1, "snapshot table")
-        shared = Counter((each.l1_offset, each.l1_entries) for each in snapshots)
+        entries = header.l1_entries + sum(map(itemgetter(1), shared))
+        if entries * 8 > self._source.size:
+            where = header.snapshot_offset
+            raise ImageCorrupt(self._source.path, "snapshot L1 tables", where, "overlap each other")
         tables = [L1(header.l1_offset, header.l1_entries, times=1, active=True)]
         tables += [L1(*place, times=times, active=False) for place, times in shared.items()]
         walk = Walk(self._source, header, references, self._findings)
@@ -75,18 +79,18 @@ class _Check:
         if sum(bitmap.table_entries * 8 for bitmap in bitmaps) > source.size:
             raise ImageCorrupt(source.path, "bitmap tables", offset, "overlap each other")
         for bitmap in bitmaps:
-            size = bitmap.table_entries * 8
-            references.add_range(bitmap.table_offset, size, 1, "bitmap table")
-            raw = source.read(bitmap.table_offset, size, "bitmap table")
-            words = np.frombuffer(raw, dtype=">u8").astype(np.uint64)
-            offsets = (words & np.uint64(layout.OFFSET_MASK)).astype(np.int64)
-            usable = offsets & (self._header.cluster_size - 1) == 0
-            usable &= offsets < source.size
-            wrong = int((~usable).sum())
+            where, entries = bitmap.table_offset, bitmap.table_entries
+            references.add_range(where, entries * 8, 1, "bitmap table")
+            wrong = 0
+            for _, words in words_of(source, where, entries, "bitmap table"):
+                offsets = (words & np.uint64(layout.OFFSET_MASK)).astype(np.int64)
+                usable = offsets & (self._header.cluster_size - 1) == 0
+                usable &= offsets < source.size
+                wrong += int((~usable).sum())
+                references.add(offsets[usable & (offsets != 0)])
             if wrong:
-                where = bitmap.table_offset
-                self._findings.tables.add(f"bitmap table at byte {where}: {wrong} bad entries")
-            references.add(offsets[usable & (offsets != 0)])
+                text = f"bitmap table at byte {where}: {wrong} bad entries"
+                self._findings.tables.add(text, wrong)
 
     def _count_refcount_structures(self) -> None:
         header, refcounts, counts = self._header, self._refcounts, self._findings.counts

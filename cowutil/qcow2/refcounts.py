@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sm.cowutil.errors import ImageCorrupt
 from sm.cowutil.extents import Int64s
 from sm.cowutil.qcow2.header import Header
+from sm.cowutil.qcow2.pieces import Stored, twin
 from sm.cowutil.qcow2.source import Source
 from sm.cowutil.qcow2.tables import TableBuffer
 
@@ -29,6 +31,7 @@ class Refcounts:
 
     `entries`: the table as native uint64. `offsets`: int64 file offset of each block, 0 where there
     is none or where the entry cannot be used (reserved bits, not aligned, beyond the file).
+    Blocks that are holes of the file count as zeroes and are not read, where there are such.
     """
 
     def __init__(self, source: Source, header: Header) -> None:
@@ -41,6 +44,11 @@ class Refcounts:
         usable = self.entries & np.uint64(header.cluster_size - 1) == 0
         usable &= self.entries < np.uint64(source.size)
         self.offsets: Int64s = np.where(usable, self.entries, np.uint64(0)).astype(np.int64)
+        size = header.cluster_size
+        stored = Stored(source, size, int(np.count_nonzero(self.offsets)) * size)
+        self._used = self.offsets != 0
+        if not stored.all:
+            self._used &= stored(self.offsets)
 
     def windows(self, clusters: int) -> Iterator[tuple[int, Counts]]:
         """Give (first cluster, stored refcounts) for all blocks that exist, ascending.
@@ -53,8 +61,14 @@ class Refcounts:
     def in_use(self) -> tuple[int, int]:
         """Bytes in clusters with a refcount above zero, and the end of the last one of these.
 
-        Exact while no space has leaked.
+        Exact while no space has leaked. Raises `ImageCorrupt` for two entries that name one block:
+        they can make a small file a large work.
         """
+        again = twin(self.offsets, self._header.cluster_size)
+        if again is not None:
+            where = self._header.refcount_offset + again * 8
+            problem = f"names the block of another entry, at {self.offsets[again]}"
+            raise ImageCorrupt(self._source.path, "refcount table entry", where, problem)
         size = self._header.cluster_size
         total = end = 0
         for first, stored in self._stored(-(-self._source.size // size)):
@@ -68,7 +82,7 @@ class Refcounts:
 
     def _stored(self, clusters: int) -> Iterator[tuple[int, Counts]]:
         """As `windows`, but in the byte order of the file, and valid until the next step only."""
-        numbers = np.flatnonzero(self.offsets)
+        numbers = np.flatnonzero(self._used)
         numbers = numbers[numbers * self.per_block < clusters]
         read = self._parts if self.per_block >= BATCH_ENTRIES else self._blocks
         for first, raw in read(numbers, clusters):

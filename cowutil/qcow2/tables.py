@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from sm.cowutil.errors import ImageCorrupt
 from sm.cowutil.extents import ExtentMap, Int64s
-from sm.cowutil.qcow2 import layout
 from sm.cowutil.qcow2.header import Header
+from sm.cowutil.qcow2.level_one import read_table_offsets
+from sm.cowutil.qcow2.pieces import PIECE
 from sm.cowutil.qcow2.runs import Classifier, concatenate, empty_map
 from sm.cowutil.qcow2.source import Source
 from sm.cowutil.qcow2.steps import StepFinder, Words
@@ -31,9 +30,7 @@ class Tables:
         self._source = source
         self._header = header
         self._classifier = Classifier(source.path, header, source.size)
-        raw = source.read(header.l1_offset, header.l1_needed * 8, "L1 table")
-        words = np.frombuffer(raw, dtype=">u8").astype(np.uint64)
-        self.offsets = self._checked(words)
+        self.offsets = read_table_offsets(source, header)
         """File offset of each L2 table, int64, zero where there is none."""
 
     @property
@@ -56,16 +53,18 @@ class Tables:
 
         The tables, shape (tables, words), are valid until the next batch.
         """
-        used = np.flatnonzero(self.offsets)
         step = max(1, BATCH_BYTES // self._header.cluster_size)
         if self._header.extended:
             step = max(1, step // 4)  # each entry may become 32 runs
         buffer = TableBuffer(self._source, self._header.cluster_size, step)
-        for first in range(0, len(used), step):
-            if first % AHEAD < step:
-                self._announce(self.offsets[used[first : first + AHEAD + step]])
-            batch = used[first : first + step]
-            yield batch, buffer.read(self.offsets[batch])
+        for start in range(0, len(self.offsets), PIECE):
+            used = np.flatnonzero(self.offsets[start : start + PIECE])
+            used += start
+            for first in range(0, len(used), step):
+                if first % AHEAD < step:
+                    self._announce(self.offsets[used[first : first + AHEAD + step]])
+                batch = used[first : first + step]
+                yield batch, buffer.read(self.offsets[batch])
 
     def map_parts(self) -> Iterator[ExtentMap]:
         """The map of the whole image, some tables at a time, ascending."""
@@ -101,26 +100,6 @@ class Tables:
         places = where + np.arange(count, dtype=np.int64) * header.entry_bytes
         length = np.full(count, header.cluster_size, dtype=np.int64)
         return self._classifier.runs(words, guest, places, length), words
-
-    def _checked(self, words: Words) -> Int64s:
-        header = self._header
-        offsets = (words & np.uint64(layout.OFFSET_MASK)).astype(np.int64)
-        self._refuse(offsets & (header.cluster_size - 1) != 0, words, "is not aligned to a cluster")
-        self._refuse(offsets >= self._source.size, words, "points beyond the end of the file")
-        used = np.flatnonzero(offsets)
-        order = used[np.argsort(offsets[used], kind="stable")]
-        again = np.zeros(len(offsets), dtype=bool)
-        again[order[1:]] = offsets[order[1:]] == offsets[order[:-1]]
-        self._refuse(again, words, "names the L2 table of another entry")
-        return offsets
-
-    def _refuse(self, bad: npt.NDArray[np.bool_], words: Words, problem: str) -> None:
-        if bad.any():
-            index = int(np.argmax(bad))
-            place = self._header.l1_offset + index * 8
-            raise ImageCorrupt(
-                self._source.path, "L1 entry", place, f"{int(words[index]):#018x} {problem}"
-            )
 
     def _announce(self, offsets: Int64s) -> None:
         for start, length in adjacent(offsets, self._header.cluster_size):

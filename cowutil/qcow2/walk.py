@@ -6,16 +6,18 @@ the size of the file.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from sm.cowutil.errors import ImageCorrupt
 from sm.cowutil.extents import Int64s
 from sm.cowutil.qcow2 import layout
 from sm.cowutil.qcow2.findings import Findings, Found
 from sm.cowutil.qcow2.header import Header
-from sm.cowutil.qcow2.references import Bools, References
+from sm.cowutil.qcow2.named import Named
+from sm.cowutil.qcow2.pieces import Bools, Stored, words_of
+from sm.cowutil.qcow2.references import References
 from sm.cowutil.qcow2.runs import compressed_ranges
 from sm.cowutil.qcow2.source import Source
 from sm.cowutil.qcow2.steps import StepFinder, Words
@@ -50,22 +52,17 @@ class Walk:
         self._findings = findings
 
     def run(self, tables: list[L1]) -> None:
-        """Count the L1 tables, all L2 tables that they name, and all clusters that these name.
-
-        Raises `ImageCorrupt` when the L1 tables are larger than the file, which only overlapping
-        ones can be.
-        """
-        if sum(table.entries * 8 for table in tables) > self._source.size:
-            raise ImageCorrupt(self._source.path, "snapshot L1 tables", 0, "overlap each other")
-        named = [self._level_one(table) for table in tables]
-        offsets = np.concatenate([found for found, _ in named])
-        times = np.concatenate([count for _, count in named])
-        active = np.unique(named[0][0])
-        distinct, inverse = np.unique(offsets, return_inverse=True)
-        uses = np.zeros(len(distinct), dtype=np.int64)
-        np.add.at(uses, inverse, times)
-        self._references.add(distinct, uses)
-        is_active = np.isin(distinct, active, assume_unique=True)
+        """Count the L1 tables, all L2 tables that they name, and all clusters that these name."""
+        claimed = sum(table.entries for table in tables) * self._header.cluster_size
+        stored = Stored(self._source, self._header.cluster_size, claimed)
+        named = Named()
+        for table in tables:
+            for offsets in self._level_one(table):
+                self._references.add(offsets, table.times)
+                # A table that is a hole names nothing, and is not read.
+                kept = offsets if stored.all else offsets[stored(offsets)]
+                named.add(kept, table.times, active=table.active)
+        distinct, uses, is_active = named.distinct()
         step = max(1, BATCH_BYTES // self._header.cluster_size)
         buffer = TableBuffer(self._source, self._header.cluster_size, step)
         finder = StepFinder(self._header.cluster_size)
@@ -76,15 +73,19 @@ class Walk:
             if self._header.extended or not self._stepwise(read, uses[batch], now, finder):
                 self._entrywise(distinct[batch], read, uses[batch], now)
 
-    def _level_one(self, table: L1) -> tuple[Int64s, Int64s]:
-        """Offsets of the usable L2 tables of one L1 table, and how often each is used."""
-        length = table.entries * 8
-        raw = self._source.read(table.offset, length, "L1 table")
-        self._references.add_range(table.offset, length, table.times, "L1 table")
-        words = np.frombuffer(raw, dtype=">u8").astype(np.uint64)
-        used = np.flatnonzero(words)
-        words = words[used]
-        where = table.offset + used * 8
+    def _level_one(self, table: L1) -> Iterator[Int64s]:
+        """Offsets of the usable L2 tables of one L1 table, some at a time."""
+        self._references.add_range(table.offset, table.entries * 8, table.times, "L1 table")
+        for first, words in words_of(self._source, table.offset, table.entries, "L1 table"):
+            used = np.flatnonzero(words)
+            where = table.offset + (first + used) * 8
+            offsets, entries, where = self._judge_level_one(words[used], where)
+            if table.active:
+                self._check_copied("L1 entry", offsets, entries, where)
+            yield offsets
+
+    def _judge_level_one(self, words: Words, where: Int64s) -> tuple[Int64s, Words, Int64s]:
+        """Note L1 entries that cannot be right; gives offset, entry and place of the usable."""
         offsets = (words & OFFSET).astype(np.int64)
         tables = self._findings.tables
         reserved = words & np.uint64(layout.L1_RESERVED) != 0
@@ -94,10 +95,7 @@ class Walk:
         beyond = offsets >= self._source.size
         _note(tables, beyond, where, words, "L1 entry points beyond the end of the file")
         good = ~unaligned & ~beyond & (offsets != 0)
-        offsets, words, where = offsets[good], words[good], where[good]
-        if table.active:
-            self._check_copied("L1 entry", offsets, words, where)
-        return offsets, np.full(len(offsets), table.times, dtype=np.int64)
+        return offsets[good], words[good], where[good]
 
     def _stepwise(self, tables: Words, times: Int64s, active: Bools, finder: StepFinder) -> bool:
         """Count what some tables name, run by run; false, and nothing done, where that is no use.

@@ -7,14 +7,15 @@ replay what a power cut would leave.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-from sm.cowutil.errors import ImageNotRecognised
+from sm.cowutil.errors import ImageBusy, ImageNotRecognised
 
 
 class Access(Enum):
@@ -70,21 +71,96 @@ def no_space(file: BlockFile) -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.path))
 
 
-def open_file(path: Path, access: Access) -> BlockFile:
+class ImageFile:
+    """A file descriptor as a `BlockFile`; `descriptor` may be read from directly."""
+
+    def __init__(self, path: Path, descriptor: int, resizable: bool) -> None:
+        self.path = path
+        self.resizable = resizable
+        self.descriptor = descriptor
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and number: the file itself, whatever it is called."""
+        status = os.fstat(self.descriptor)
+        return status.st_dev, status.st_ino
+
+    def again(self, path: Path) -> Self:
+        """The same open file, by its present name `path`; a lock ends when both are closed."""
+        descriptor = fcntl.fcntl(self.descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+        return type(self)(path, descriptor, self.resizable)
+
+    def size(self) -> int:
+        """The present length in bytes, of a block device too."""
+        # Not fstat: it says zero for a block device.
+        return os.lseek(self.descriptor, 0, os.SEEK_END)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer`; fewer bytes than asked for only at the end of the file."""
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self.descriptor, [buffer[done:]], offset + done)
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data`; durable after the next flush."""
+        rest = memoryview(data).cast("B")
+        while rest:
+            count = os.pwrite(self.descriptor, rest, offset)
+            rest = rest[count:]
+            offset += count
+
+    def flush(self) -> None:
+        """Make everything written so far durable."""
+        # fdatasync also makes a changed length durable.
+        os.fdatasync(self.descriptor)
+
+    def truncate(self, size: int) -> None:
+        """Set the length of a regular file."""
+        os.ftruncate(self.descriptor, size)
+
+    def close(self) -> None:
+        """Release the file without flushing; nothing happens when that was done before."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def open_file(path: Path, access: Access) -> ImageFile:
     """Open a regular file or block device; OSError as the system says it.
 
-    Anything else (folder, pipe, socket, character device) is `ImageNotRecognised`.
+    Anything else (folder, pipe, socket, character device) is `ImageNotRecognised`. Whoever writes
+    has an exclusive flock(2) on the file until it closes it or dies, because two writers would give
+    two blocks one place, and the format has no lock: a second one is `ImageBusy`. The lock keeps
+    out other processes on this host and, where the file system knows of such locks, on others. It
+    stays with the file when that is renamed. Readers need none.
     """
     flags = access.value
     if access is Access.CREATE and path.is_block_device():
         flags = os.O_RDWR
     # O_NONBLOCK: opening a pipe that somebody put there must not hang.
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
-    mode = os.fstat(descriptor).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise ImageNotRecognised(path, "is neither a regular file nor a block device")
+        if access is not Access.READ:
+            _lock(path, descriptor)
+    except BaseException:
         os.close(descriptor)
-        raise ImageNotRecognised(path, "is neither a regular file nor a block device")
-    return _SystemFile(path, descriptor, stat.S_ISREG(mode))
+        raise
+    return ImageFile(path, descriptor, stat.S_ISREG(mode))
+
+
+def _lock(path: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        problem = "another process has it open for writing; nothing was changed, wait for its end"
+        raise ImageBusy(path, problem) from error
 
 
 def sync_name(file: BlockFile) -> None:
@@ -95,42 +171,3 @@ def sync_name(file: BlockFile) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-class _SystemFile:
-    """A file descriptor as a `BlockFile`."""
-
-    def __init__(self, path: Path, descriptor: int, resizable: bool) -> None:
-        self.path = path
-        self.resizable = resizable
-        self._descriptor = descriptor
-
-    def size(self) -> int:
-        # Not fstat: it says zero for a block device.
-        return os.lseek(self._descriptor, 0, os.SEEK_END)
-
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        done = 0
-        while done < len(buffer):
-            count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
-            if count == 0:
-                break
-            done += count
-        return done
-
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        rest = memoryview(data).cast("B")
-        while rest:
-            count = os.pwrite(self._descriptor, rest, offset)
-            rest = rest[count:]
-            offset += count
-
-    def flush(self) -> None:
-        # fdatasync also makes a changed length durable.
-        os.fdatasync(self._descriptor)
-
-    def truncate(self, size: int) -> None:
-        os.ftruncate(self._descriptor, size)
-
-    def close(self) -> None:
-        os.close(self._descriptor)

@@ -78,6 +78,9 @@ def _check_footer(file: BlockFile, headers: Headers, now: float, found: _Finding
     shape = footer.geometry or 0
     large = shape > geometry(footer.current_size) and shape != MAX_GEOMETRY
     found.wrong(large, f"footer geometry {shape:#x} is too large")
+    end = (headers.file_size - 1) // SECTOR * SECTOR
+    reserved = read(file, 0 if headers.copy_valid else end, FOOTER_SIZE)[86:]
+    found.wrong(any(reserved), "footer reserved bytes are not zero")
     if fixed:
         return
     found.leak(not headers.copy_valid, "footer copy at byte 0 is not valid")
@@ -85,8 +88,6 @@ def _check_footer(file: BlockFile, headers: Headers, now: float, found: _Finding
         found.leak(True, "footer at the end is missing")
     else:
         found.leak(headers.end_footer != footer, "footer at the end is out of date")
-    reserved = read(file, 0, FOOTER_SIZE)[86:]
-    found.wrong(headers.copy_valid and any(reserved), "footer reserved bytes are not zero")
 
 
 def _check_header(file: BlockFile, headers: Headers, found: _Findings) -> None:
@@ -96,6 +97,11 @@ def _check_header(file: BlockFile, headers: Headers, found: _Findings) -> None:
     raw = read(file, headers.footer.data_offset, HEADER_SIZE)
     found.wrong(raw[8:16] != b"\xff" * 8, "header data offset is not all ones")
     found.wrong(any(raw[60:64]) or any(raw[768:]), "header reserved bytes are not zero")
+    for index in range(LOCATOR_COUNT):
+        at = headers.header.locator_position(index) - headers.header.position
+        unused = headers.header.locators[index] is None
+        rest = raw[at : at + 24] if unused else raw[at + 12 : at + 16]
+        found.wrong(any(rest), f"parent locator {index} has bytes that must be zero")
 
 
 def _check_parent(file: BlockFile, headers: Headers, now: float, found: _Findings) -> None:

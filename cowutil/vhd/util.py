@@ -178,6 +178,14 @@ class VhdUtil(CowUtil):
 
                 ImageWriter(file).set_footer(hidden=hidden)
 
+    def kill_data(self, path: Path) -> None:
+        """Drop all guest data that the image holds itself; see `kill` for crashes."""
+        from sm.cowutil.vhd.kill import kill_data  # noqa: PLC0415
+        from sm.cowutil.vhd.writer import ImageWriter  # noqa: PLC0415
+
+        with self._opened(path, Access.WRITE) as file:
+            kill_data(ImageWriter(file))
+
     def coalesce(
         self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
     ) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from sm import config, log
 from sm.commands import sr, vdi
 from sm.commands.call import Call, Handler
-from sm.cowutil.errors import ImageError, SizeOutOfRange
+from sm.cowutil.errors import ImageBusy, ImageError, SizeOutOfRange
 from sm.errors import (
     BadRequest,
     PoolError,
@@ -22,6 +22,7 @@ from sm.errors import (
     SrNoSpace,
     ToolFailed,
     Unimplemented,
+    VdiInUse,
     VdiSize,
 )
 from sm.smapi.request import Request
@@ -71,6 +72,8 @@ def execute(driver: SrDriver, request: Request) -> Value:
         return handler(call)
     except SizeOutOfRange as error:
         raise VdiSize(str(error)) from error
+    except ImageBusy as error:
+        raise VdiInUse(str(error)) from error
     except (ToolFailed, ImageError, OSError, PoolError) as error:
         raise _wrapped(command, error) from error
     except SmError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from sm.cowutil.vhd.block_file import Access, open_file
 from tests.datapath.clients import qemu_io
 from tests.support import guest
 from tests.support.guest import Model
@@ -110,6 +112,28 @@ def test_killed_at_every_step(build, cow_format: str, tmp_path: Path) -> None:
         ended = scene.site.process(CHILD, scene.sr, str(number), timeout=60)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
         scene.verify()
+        scene.site.sm("gc", "run", "--sr", scene.sr)
+        scene.verify_tidy(images)
+
+
+def test_recovery_waits_for_whoever_writes_to_an_image(tmp_path: Path) -> None:
+    """Its entry stays and keeps others from the images; a later run settles it."""
+    scene, _ = leaf_scene(Site(tmp_path / "whole"), "vhd")
+    steps = steps_of(scene.site, scene.sr)
+    # Before the switch is journaled, which undoes the copy, and after it, which goes on.
+    for step in ("leaf-coalesce: switch", "leaf-coalesce: unhide"):
+        number = steps.index(step) + 1
+        scene, images = leaf_scene(Site(tmp_path / str(number)), "vhd")
+        scene.site.process(CHILD, scene.sr, str(number), timeout=60)
+        (entry,) = scene.site.repository(scene.sr).journal.entries()
+        target = scene.site.repository(scene.sr).store.path(entry.data["into"], "vhd")
+        with closing(open_file(target, Access.WRITE)):
+            before = target.read_bytes()
+            scene.site.sm("gc", "run", "--sr", scene.sr)
+            assert target.read_bytes() == before
+            (still,) = scene.site.repository(scene.sr).journal.entries()
+            assert (still.operation, still.stage) == (entry.operation, entry.stage)
+            scene.verify()
         scene.site.sm("gc", "run", "--sr", scene.sr)
         scene.verify_tidy(images)
 

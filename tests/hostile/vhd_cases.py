@@ -308,6 +308,8 @@ def _judged() -> Iterator[Hostile]:
         ("reserved", (500, b"x"), "footer reserved"),
         ("header-next", (HEADER + 8, u64(512)), "header data offset"),
         ("header-reserved", (HEADER + 1000, b"x"), "header reserved"),
+        ("locator-reserved", (HEADER + 576 + 12, u32(1)), "parent locator 0 has bytes"),
+        ("locator-unused", (HEADER + 576 + 7 * 24 + 8, u32(1)), "parent locator 7 has bytes"),
         ("parent-time", (HEADER + 56, u32(0xFFFFFFFF)), "parent time"),
         ("batmap-missing", (BATMAP, bytes(8)), "batmap is missing"),
         ("batmap-checksum", (MAP, b"\xff"), "batmap checksum"),

@@ -17,13 +17,13 @@ from contextlib import ExitStack, contextmanager
 from threading import RLock
 
 from sm.cowutil.base import ImageRef
-from sm.cowutil.errors import ImageBusy, ImageError, ImageUnsupported
-from sm.cowutil.raw import SECTOR
+from sm.cowutil.errors import ImageError, ImageUnsupported
+from sm.cowutil.raw import SECTOR, read_fully
+from sm.cowutil.vhd.block_file import ImageFile
 from sm.cowutil.vhd.headers import Headers, load_headers
 from sm.cowutil.vhd.util import VhdUtil
 from sm.cowutil.vhd.writer import ImageWriter
-from sm.datapath.vhd_nbd.files import ImageFile, WriterLock, fill
-from sm.datapath.vhd_nbd.layers import NOBODY, UNIT, Parent, Window, check_links, open_layers
+from sm.datapath.vhd_nbd.layers import NOBODY, UNIT, Parent, Window, check_links
 from sm.datapath.vhd_nbd.table import RunTable
 
 ZEROES = memoryview(bytes(1 << 20))
@@ -32,40 +32,38 @@ ZEROES = memoryview(bytes(1 << 20))
 class ChainDisk:
     """An `Export` over a chain, uppermost first.
 
-    With `lock`, the right to write to the leaf, `layers` are the images below it; without, nothing
-    is ever written and `layers` are all. Takes over `stack`, which closes them. The lock stays the
-    caller's.
+    With `leaf`, the first of them opened for writing, `layers` are the images below it; without,
+    nothing is ever written and `layers` are all. Takes over `stack`, which closes all of them.
     """
 
     def __init__(
         self,
         chain: Sequence[ImageRef],
-        lock: WriterLock | None,
+        leaf: ImageFile | None,
         layers: Sequence[Parent],
         stack: ExitStack,
     ) -> None:
         self.chain = tuple(chain)
-        self.read_only = lock is None
+        self.read_only = leaf is None
+        self.leaf = leaf
         self._lock = RLock()
         self._layers = layers
         self._writer: ImageWriter | None = None
-        self._leaf: ImageFile | None = None
         self._stack = stack
         try:
             members = [layer.headers for layer in layers]
-            if lock is not None:
-                self._leaf, headers = self._open_leaf(chain[0], lock)
-                members.insert(0, headers)
+            if leaf is not None:
+                members.insert(0, _leaf_headers(chain[0], leaf))
             check_links(members)
-            if self._leaf is not None:
+            if leaf is not None:
                 # Not before all has been looked at: this tidies what a crash left.
-                self._writer = ImageWriter(self._leaf)
+                self._writer = ImageWriter(leaf)
             top = members[0]
             self.size: int = layers[0].virtual_size if top is None else top.footer.current_size
         except BaseException:
             stack.close()
             raise
-        self._leaf_descriptor = NOBODY if self._leaf is None else self._leaf.descriptor
+        self._leaf_descriptor = NOBODY if leaf is None else leaf.descriptor
         self._table = RunTable(self.size, self._paint, self._lock)
 
     # Reading
@@ -79,7 +77,7 @@ class ChainDisk:
             if owner == NOBODY:
                 buffer[:] = bytes(length)
             elif os.preadv(owner, (buffer,), offset + shift) != length:
-                fill(owner, offset + shift, buffer)
+                read_fully(owner, offset + shift, buffer)
             return
         with _told_as_os_error():
             for owner, shift, start, end in self._table.runs(offset, length):
@@ -87,7 +85,7 @@ class ChainDisk:
                 if owner == NOBODY:
                     piece[:] = bytes(end - start)
                 else:
-                    fill(owner, start + shift, piece)
+                    read_fully(owner, start + shift, piece)
 
     def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
         """(length, whether no image holds it), from `offset` on."""
@@ -158,15 +156,6 @@ class ChainDisk:
         """Release the files. Does not flush."""
         self._stack.close()
 
-    def _open_leaf(self, ref: ImageRef, lock: WriterLock) -> tuple[ImageFile, Headers]:
-        if ref.format != VhdUtil.name:
-            raise ImageUnsupported(ref.path, f"{ref.format} as a leaf", "serve it read-only")
-        file = ImageFile(ref.path, writable=True)
-        self._stack.callback(file.close)
-        if file.identity != lock.identity:
-            raise ImageBusy(ref.path, "it was replaced while it was being opened")
-        return file, load_headers(file)
-
     def _paint(self, window: Window) -> None:
         for layer in reversed(self._layers):
             layer.paint(window)
@@ -235,11 +224,10 @@ class ChainDisk:
             self._write_parts(leaf, high, ZEROES[: end - high])
 
 
-def open_disk(chain: Sequence[ImageRef], lock: WriterLock | None) -> ChainDisk:
-    """Open a chain; `ImageError` or OSError, with nothing left open."""
-    with ExitStack() as stack:
-        layers = open_layers(stack, chain if lock is None else chain[1:])
-        return ChainDisk(chain, lock, layers, stack.pop_all())
+def _leaf_headers(ref: ImageRef, leaf: ImageFile) -> Headers:
+    if ref.format != VhdUtil.name:
+        raise ImageUnsupported(ref.path, f"{ref.format} as a leaf", "serve it read-only")
+    return load_headers(leaf)
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageCorrupt, ImageUnsupported
 from sm.cowutil.extents import ExtentMap, Int64s
 from sm.cowutil.raw import SECTOR, RawFormat
+from sm.cowutil.vhd.block_file import Access, ImageFile, open_file
 from sm.cowutil.vhd.footer import Kind
 from sm.cowutil.vhd.header import NO_PARENT_ID
 from sm.cowutil.vhd.headers import Headers
 from sm.cowutil.vhd.layer import VhdLayer
 from sm.cowutil.vhd.util import VhdUtil
-from sm.datapath.vhd_nbd.files import ImageFile
 
 UNIT = 2 << 20
 """Bytes of the disk that are resolved at once: one block of almost every VHD."""
@@ -129,7 +129,7 @@ def open_layers(stack: ExitStack, chain: Sequence[ImageRef]) -> list[Parent]:
             raise ImageUnsupported(ref.path, f"{ref.format} in a chain of VHDs", "convert it")
         if ref.format == RawFormat.name and not base:
             raise ImageUnsupported(ref.path, f"{ref.format} above another image", "use a VHD")
-        file = ImageFile(ref.path, writable=False)
+        file = open_file(ref.path, Access.READ)
         stack.callback(file.close)
         found.append(RawBase(file) if ref.format == RawFormat.name else VhdParent(file))
     return found

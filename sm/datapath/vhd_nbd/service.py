@@ -1,4 +1,4 @@
-"""One served disk within its process: the NBD server, the chain behind it, the lock on its leaf.
+"""One served disk within its process: the NBD server, and the chain behind it with its leaf locked.
 
 A chain is replaced while the clients wait. Order: everything written is made durable; the new
 parents are opened and looked at; the leaf is relinked where it names another parent; it is opened
@@ -18,9 +18,9 @@ from threading import Lock
 
 from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageError
+from sm.cowutil.vhd.block_file import Access, ImageFile, open_file
 from sm.cowutil.vhd.util import VhdUtil
-from sm.datapath.vhd_nbd.disk import ChainDisk, open_disk
-from sm.datapath.vhd_nbd.files import ImageFile, WriterLock
+from sm.datapath.vhd_nbd.disk import ChainDisk
 from sm.datapath.vhd_nbd.layers import open_layers
 from sm.nbd.server import NbdServer
 from sm.nbd.traffic import Traffic
@@ -43,8 +43,7 @@ class Service:
     def __init__(
         self, chain: Sequence[ImageRef], nbd: Path, export: str, *, read_only: bool
     ) -> None:
-        self._lock = None if read_only else WriterLock(chain[0].path)
-        self._disk = open_disk(chain, self._lock)
+        self._disk = _open(tuple(chain), _locked(chain, read_only=read_only), relink=False)
         self._server = NbdServer(export, self._disk)
         self._server.listen(nbd)
         self._changing = Lock()
@@ -91,7 +90,7 @@ class Service:
             except OSError:
                 self._server.resume()
                 raise
-            self._release()
+            self._disk.close()
             self._paused = True
 
     def resume(self, chain: Sequence[ImageRef]) -> None:
@@ -103,15 +102,10 @@ class Service:
             self._check_serving()
             if not self._paused:
                 return
-            lock = None if self._disk.read_only else WriterLock(chain[0].path)
-            try:
-                disk = self._of_same_size(open_disk(chain, lock))
-            except (ImageError, OSError, Refused):
-                if lock is not None:
-                    lock.release()
-                raise
-            self._disk = self._server.export = disk
-            self._lock = lock
+            leaf = _locked(chain, read_only=self._disk.read_only)
+            new = _open(tuple(chain), leaf, relink=False)
+            self._require_same_size(new)
+            self._disk = self._server.export = new
             self._paused = False
             self._server.resume()
 
@@ -155,68 +149,65 @@ class Service:
             try:
                 self._disk.flush()
             finally:
-                self._release()
+                self._disk.close()
 
     def _check_serving(self) -> None:
         if self._stopped:
             raise Refused("the disk is being closed")
 
-    def _release(self) -> None:
-        self._disk.close()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
     def _replace(self, chain: tuple[ImageRef, ...]) -> None:
-        old, old_lock = self._disk, self._lock
-        same_leaf = old_lock is not None and _identity(chain[0].path) == old_lock.identity
-        lock = old_lock
-        if old_lock is not None and not same_leaf:
-            lock = WriterLock(chain[0].path)
+        old, path = self._disk, chain[0].path
+        leaf, same_leaf = None, False
+        if old.leaf is not None:
+            # The leaf's lock is kept through all of it, or the new leaf is locked before.
+            same_leaf = _identity(path) == old.leaf.identity
+            leaf = old.leaf.again(path) if same_leaf else open_file(path, Access.WRITE)
         try:
-            new = self._open(chain, lock, relink=same_leaf)
+            new = _open(chain, leaf, relink=same_leaf)
+            self._require_same_size(new)
         except (ImageError, OSError, Refused):
-            if lock is not None and lock is not old_lock:
-                lock.release()
             old.reload()
             raise
         self._disk = self._server.export = new
-        self._lock = lock
         old.close()
-        if old_lock is not None and lock is not old_lock:
-            old_lock.release()
 
-    def _open(
-        self, chain: tuple[ImageRef, ...], lock: WriterLock | None, *, relink: bool
-    ) -> ChainDisk:
-        if lock is None:
-            return self._of_same_size(open_disk(chain, None))
-        with ExitStack() as stack:
-            layers = open_layers(stack, chain[1:])
-            if relink:
-                _relink(chain)
-            return self._of_same_size(ChainDisk(chain, lock, layers, stack.pop_all()))
-
-    def _of_same_size(self, new: ChainDisk) -> ChainDisk:
+    def _require_same_size(self, new: ChainDisk) -> None:
         if new.size != self._disk.size:
             new.close()
             raise Refused(f"the chain has {new.size} bytes instead of {self._disk.size}")
-        return new
+
+
+def _locked(chain: Sequence[ImageRef], *, read_only: bool) -> ImageFile | None:
+    """The leaf, with the right to write to it; None when that is not wanted."""
+    return None if read_only else open_file(chain[0].path, Access.WRITE)
+
+
+def _open(chain: tuple[ImageRef, ...], leaf: ImageFile | None, *, relink: bool) -> ChainDisk:
+    """Open what is below `leaf`, and take that over; nothing is left open after an error."""
+    with ExitStack() as stack:
+        if leaf is not None:
+            stack.callback(leaf.close)
+        layers = open_layers(stack, chain if leaf is None else chain[1:])
+        if leaf is not None and relink:
+            _relink(chain, leaf)
+        return ChainDisk(chain, leaf, layers, stack.pop_all())
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    file = ImageFile(path, writable=False)
-    try:
-        return file.identity
-    finally:
-        file.close()
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
-def _relink(chain: Sequence[ImageRef]) -> None:
+def _relink(chain: Sequence[ImageRef], leaf: ImageFile) -> None:
     """Make the leaf name the next image as its parent, unless it does."""
     if len(chain) < 2:
         return
-    vhd = VhdUtil(run)
+
+    def opened(path: Path, access: Access) -> ImageFile:
+        # Ours is locked, so it cannot be opened for writing a second time.
+        return leaf.again(path) if path == leaf.path else open_file(path, access)
+
+    vhd = VhdUtil(run, opened)
     link = vhd.info(chain[0].path).parent
     if link is not None and (link.name, link.format) != (chain[1].path.name, chain[1].format):
         vhd.set_parent(chain[0].path, chain[1])

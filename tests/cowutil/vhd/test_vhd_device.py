@@ -6,10 +6,13 @@ import os
 import random
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from sm.cowutil.errors import ImageBusy
+from sm.cowutil.vhd.block_file import Access, open_file
 from tests.cowutil.vhd.vhd_support import MIB, content, fill, open_disk, qemu_content, ref, util
 
 
@@ -67,6 +70,19 @@ def test_a_chain_of_volumes(devices: list[Path], tmp_path: Path) -> None:
     assert util().check(parent).clean
     util().resize(parent, 10 * MIB)
     assert content([parent]) == model.ljust(10 * MIB, b"\0")
+
+
+def test_a_volume_in_use_is_not_overwritten(devices: list[Path]) -> None:
+    device = devices[0]
+    util().create(device, 4 * MIB)
+    before = device.read_bytes()
+    with closing(open_file(device, Access.WRITE)):
+        for attempt in (util().create, util().resize):
+            with pytest.raises(ImageBusy):
+                attempt(device, 6 * MIB)
+    assert device.read_bytes() == before
+    util().resize(device, 6 * MIB)
+    assert util().info(device).virtual_size == 6 * MIB
 
 
 def test_a_volume_that_was_enlarged_or_cut(devices: list[Path]) -> None:

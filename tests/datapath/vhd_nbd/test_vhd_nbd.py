@@ -255,17 +255,6 @@ def test_a_chain_that_cannot_be_opened_leaves_nothing(
     assert chain[0].path.read_bytes() == before
 
 
-def test_one_writer(datapath: VhdNbdDatapath, tmp_path: Path) -> None:
-    chain, _ = chain_of(tmp_path, "a", "b")
-    datapath.open(DISK, chain, read_only=False)
-    other = VhdNbdDatapath(tmp_path / "other")
-    with pytest.raises(SmError, match="another process writes to it"):
-        other.open(DISK, chain, read_only=False)
-    datapath.close(DISK)
-    other.open(DISK, chain, read_only=False)
-    other.close(DISK)
-
-
 def test_snapshot_under_a_writer(datapath: VhdNbdDatapath, tmp_path: Path) -> None:
     leaf = image(tmp_path, "leaf")
     UTIL.create(leaf.path, SIZE)
