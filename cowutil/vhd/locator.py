@@ -104,6 +104,17 @@ def one_locator(path: Path, header: Header, fetch: Callable[[int, int], bytes]) 
     return header
 
 
+def spells_one_name(path: Path, header: Header, fetch: Callable[[int, int], bytes]) -> bool:
+    """Whether every locator spells the name that `parent_name` gives, plainly.
+
+    libvhd, and with it tapdisk, takes the first locator whose file it can open, an absolute path
+    too.
+    """
+    name = parent_name(path, header, fetch)
+    used = [each for each in enumerate(header.locators) if each[1] and each[1].code in ENCODINGS]
+    return all(_plain(_decode(path, index, each, fetch)) == name for index, each in used if each)
+
+
 def has_raw_parent(header: Header) -> bool:
     """Whether the parent is raw: nothing identifies it then."""
     return header.parent_id == NO_PARENT_ID
