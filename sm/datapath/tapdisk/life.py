@@ -20,6 +20,7 @@ from sm.datapath.tapdisk.control import Control
 from sm.datapath.tapdisk.links import argument
 from sm.datapath.tapdisk.minors import Minors
 from sm.datapath.tapdisk.wire import Listed, State
+from sm.errors import SmError
 from sm.owner import start_time
 
 
@@ -150,7 +151,7 @@ class Life:
         except BaseException as error:
             try:
                 self.end(disk)
-            except DatapathFailed as second:
+            except SmError as second:
                 error.add_note(f"and then: {second}")
             raise
 

@@ -21,6 +21,7 @@ from sm.errors import Busy
 MOST = 1 << 14
 PATTERN = re.compile(r"tapdisk-([0-9]{1,5})")
 LOCK_SECONDS = 10.0
+RELEASE_SECONDS = 2.0
 POLL_SECONDS = 0.01
 
 
@@ -47,17 +48,19 @@ class Minors:
             return minor
 
     def free(self, minor: int) -> None:
-        """Give a minor back; nothing happens when it is free. `Busy` while a tapdisk holds it."""
+        """Give a minor back; nothing happens when it is free. `Busy` while a tapdisk holds it.
+
+        One that was killed lets go of it a moment after it can no longer be told whose it was.
+        """
         with self._locked():
             try:
                 descriptor = os.open(self._marker(minor), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _lock(descriptor, RELEASE_SECONDS):
+                    raise Busy(f"minor {minor} is still attached to a tapdisk")
                 self._marker(minor).unlink()
-            except BlockingIOError as error:
-                raise Busy(f"minor {minor} is still attached to a tapdisk") from error
             finally:
                 os.close(descriptor)
 
@@ -84,16 +87,23 @@ class Minors:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        deadline = time.monotonic() + LOCK_SECONDS
         try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise Busy(f"{self._folder} is locked by somebody") from error
-                    time.sleep(POLL_SECONDS)
+            if not _lock(descriptor, LOCK_SECONDS):
+                raise Busy(f"{self._folder} is locked by somebody")
             yield
         finally:
             os.close(descriptor)
+
+
+def _lock(descriptor: int, seconds: float) -> bool:
+    """Whether the lock could be taken within that time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        else:
+            return True
