@@ -111,8 +111,12 @@ def spells_one_name(path: Path, header: Header, fetch: Callable[[int, int], byte
     too.
     """
     name = parent_name(path, header, fetch)
-    used = [each for each in enumerate(header.locators) if each[1] and each[1].code in ENCODINGS]
-    return all(_plain(_decode(path, index, each, fetch)) == name for index, each in used if each)
+    for index, locator in enumerate(header.locators):
+        if locator is None or locator.code not in ENCODINGS:
+            continue
+        if _plain(_decode(path, index, locator, fetch)) != name:
+            return False
+    return True
 
 
 def has_raw_parent(header: Header) -> bool:

@@ -109,7 +109,7 @@ def find_place(
         raise DatapathFailed(f"{top.path} is the leaf, which is never merged by tapdisk")
     if any(image.format != Qcow2Util.name for image in chain[: place + 1]):
         raise Unimplemented("tapdisk merges QCOW2 only: merge beside it, then refresh")
-    if chain[place + 1 : place + 2] != [base]:
+    if tuple(chain[place + 1 : place + 2]) != (base,):
         raise Unimplemented(
             f"tapdisk merges an image into its parent only: merge from {base.path.name} upwards,"
             " one after the other"

@@ -174,8 +174,16 @@ class TapdiskDatapath(CommittingDatapath):
 
         `Unimplemented` for a run of images, and for a base that has a parent itself, unless this
         tapdisk is known to merge into the parent.
+
+        An image that got its parent by an earlier commit is opened anew before: qemu calls it by
+        another name from then on (seen on 7.2), and a name that is not in its chain kills the
+        second generation of tapdisk.
         """
-        self._jobs.start(self._require(disk), top, base)
+        vbd = self._require(disk)
+        if top in vbd.relinked and vbd.commit is None and vbd.running:
+            self.refresh(disk, vbd.note.chain)
+            vbd = self._require(disk)
+        self._jobs.start(vbd, top, base)
 
     def job(self, disk: Disk) -> Job | None:
         """How the commit stands; tapdisk is asked seldom, whatever the pace of the calls.
@@ -186,8 +194,10 @@ class TapdiskDatapath(CommittingDatapath):
         """
         note = self._life.note(disk)
         noted = None if note is None else noted_commit(note)
-        if note is None or noted is None or noted.ended:
-            return None if noted is None else noted.job
+        if note is None or noted is None:
+            return None
+        if not self._jobs.is_due(noted):
+            return noted.job
         try:
             vbd = self._life.vbd(note)
         except OutcomeUnknown as error:
@@ -209,7 +219,7 @@ class TapdiskDatapath(CommittingDatapath):
     def _resume(self, vbd: Vbd, chain: tuple[ImageRef, ...]) -> None:
         """Noted first: as long as the disk is paused, the note does not say what is open."""
         check_chain(self._images, chain)
-        note = self._life.save(vbd.note, chain=chain, commit=vbd.commit)
+        note = self._life.save(vbd.note, chain=chain, commit=vbd.commit, relinked=())
         try:
             resume(vbd, argument(chain[0]), self._patience.resume)
         except OutcomeUnknown:

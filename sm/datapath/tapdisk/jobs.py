@@ -50,7 +50,7 @@ class Jobs:
         if vbd.commit is not None:
             raise Busy(f"{note.disk.vdi} has a commit that is {vbd.commit.state}")
         place = find_place(chain, top, base, into_parent=self._into_parent)
-        if note.read_only or vbd.paused or vbd.pausing:
+        if note.read_only or not vbd.running:
             raise DatapathFailed(f"{note.disk.vdi} is read-only, or paused")
         check_chain(self._formats, chain)
         check_sizes(self._formats, top, base)
@@ -63,10 +63,12 @@ class Jobs:
             self._life.save(note, commit=None)
             raise self._not_begun(vbd, error) from error
 
+    def is_due(self, noted: Commit) -> bool:
+        """Whether tapdisk may be asked again; until then, what was last seen must do."""
+        return not noted.ended and self._clock() >= noted.asked + noted.interval
+
     def look(self, vbd: Vbd, noted: Commit) -> Job:
-        """How it stands. Tapdisk is asked only when its time has come; until then, as last seen."""
-        if noted.ended or self._clock() < noted.asked + noted.interval:
-            return noted.job
+        """Ask how it stands, and note it; only when that is due."""
         try:
             job = self._ask(vbd, noted)
         except OutcomeUnknown as error:
@@ -81,10 +83,11 @@ class Jobs:
         """Forget a commit that ended; after a good one, the merged image is not in the chain."""
         if not noted.ended:
             raise Busy(f"the commit of {vbd.note.disk.vdi} is {noted.state}")
-        chain = vbd.note.chain
+        chain, relinked = vbd.note.chain, vbd.relinked
         if noted.state is JobState.DONE:
             chain = tuple(image for image in chain if image != noted.top)
-        self._life.save(vbd.note, chain=chain, commit=None)
+            relinked.append(noted.overlay)
+        self._life.save(vbd.note, chain=chain, commit=None, relinked=relinked)
 
     def cancel(self, vbd: Vbd, noted: Commit) -> None:
         """Ask it to stop; `look` tells when it has, or that it was too late."""

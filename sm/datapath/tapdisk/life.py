@@ -67,9 +67,20 @@ class Vbd:
         return State.PAUSE_REQUESTED in self.listed.state and not self.paused
 
     @property
+    def running(self) -> bool:
+        """Whether its users are served."""
+        return not (self.paused or self.pausing)
+
+    @property
     def commit(self) -> Commit | None:
         """The commit that was noted for it."""
         return noted_commit(self.note)
+
+    @property
+    def relinked(self) -> list[ImageRef]:
+        """The images that got another parent by a commit since they were opened."""
+        paths = self.note.extra.get("relinked", [])
+        return [image for image in self.note.chain if str(image.path) in paths]
 
 
 def noted_commit(note: Note) -> Commit | None:
@@ -175,12 +186,19 @@ class Life:
             raise failure
 
     def save(
-        self, note: Note, *, chain: Sequence[ImageRef] | None = None, commit: Commit | None
+        self,
+        note: Note,
+        *,
+        commit: Commit | None,
+        chain: Sequence[ImageRef] | None = None,
+        relinked: Sequence[ImageRef] | None = None,
     ) -> Note:
-        """Note another chain, if given, and the commit, or that there is none."""
+        """Note the commit, or that there is none; and the chain and what was relinked, if given."""
         extra = {key: value for key, value in note.extra.items() if key != "commit"}
         if commit is not None:
             extra["commit"] = commit.noted
+        if relinked is not None:
+            extra["relinked"] = [str(image.path) for image in relinked]
         return self._notes.write(
             note.disk,
             note.chain if chain is None else chain,

@@ -101,12 +101,14 @@ class Tapdisk:
                 QCOW2.create(ref.path, SIZE)
             made.insert(0, ref)
             dice = random.Random(number)
+            commands = []
             for _ in range(6):
                 length = dice.randrange(1, 12) << 16
                 at = dice.randrange((SIZE - length) >> 16) << 16
                 byte = dice.randrange(1, 256)
-                write_offline(made, f"write -P {byte} {at} {length}")
+                commands.append(f"write -P {byte} {at} {length}")
                 model[at : at + length] = bytes([byte]) * length
+            write_offline(made, *commands)
         return made, model
 
     def _script(self, root: Path) -> Path:

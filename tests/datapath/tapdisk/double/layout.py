@@ -1,4 +1,4 @@
-"""Tapdisk's messages as C structs with natural alignment: written apart from the client's layout."""
+"""Tapdisk's messages as C structs with natural alignment, written apart from the client's."""
 
 from __future__ import annotations
 

@@ -75,9 +75,6 @@ class Server:
                 peer.sendall(self._answer(data, peer))
             except (HungUp, OSError):
                 return
-            except Exception:
-                traceback.print_exc()
-                os._exit(70)
         if self._vbds == {} and Message.from_buffer_copy(data).type == DETACH:
             unlink(self._path)
             os._exit(0)
@@ -85,7 +82,8 @@ class Server:
     def _answer(self, data: bytes, peer: socket.socket) -> bytes:
         request = Message.from_buffer_copy(data)
         kind = request.type
-        if kind not in AT_ONCE | EXCLUSIVE:
+        unknown = {COMMIT, QUERY, CANCEL} if self._faults.get("upstream") else set()
+        if kind not in (AT_ONCE | EXCLUSIVE) - unknown:
             return failed(ERROR, 0, errno.EINVAL)
         try:
             if b"\0" not in data[PATH_SLOT]:
@@ -173,7 +171,14 @@ def failed(kind: int, cookie: int, number: int) -> bytes:
     return bytes(answer)
 
 
+def give_up(failure: threading.ExceptHookArgs) -> None:
+    """A fault of the double itself ends it, with a word in its log."""
+    traceback.print_exception(failure.exc_value)
+    os._exit(70)
+
+
 def main() -> None:
+    threading.excepthook = give_up
     control = Path(os.environ["DOUBLE_CONTROL"])
     if os.fork():
         os._exit(0)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,8 @@ class QemuChain:
             while (job := self.job()) is not None and job["status"] != "concluded":
                 time.sleep(0.005)
         self.export.close()
-        try:
+        with suppress(QemuError):
             self._qmp.call("quit")
-        except QemuError:
-            pass
         self._child.wait()
 
     def chain(self) -> list[str]:

@@ -10,13 +10,15 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sm.cowutil.errors import ImageError
 from sm.nbd.server import NbdServer
 from tests.datapath.tapdisk.double.front import AnyExport, Counting, unlink
 from tests.datapath.tapdisk.double.qemu import QemuChain, QemuError
-from tests.datapath.tapdisk.double.vhd import VhdChain
+
+if TYPE_CHECKING:
+    from tests.datapath.tapdisk.double.vhd import VhdChain
 
 CLOSED, WAITING, PAUSED, FAILED = 0x2, 0x14, 0x2A, 0x22A
 FOR_EVER = 1e6
@@ -217,7 +219,7 @@ class Vbd:
         chain.cancel()
         while wait and (job := self._job_of(chain)) and job["status"] != "concluded":
             time.sleep(0.005)
-        if wait and self._faults.generation < 3:
+        if (wait and self._faults.generation < 3) or self._faults.get("cancel_as_error"):
             raise Failure(errno.ECANCELED)
 
     @staticmethod
@@ -239,6 +241,8 @@ class Vbd:
             raise Failure(errno.EINVAL)
         try:
             if kind == "vhd":
+                from tests.datapath.tapdisk.double.vhd import VhdChain  # numpy is slow to import
+
                 return VhdChain(Path(path), read_only=self._read_only)
             if kind in ("qcow2", "aio"):
                 driver = "raw" if kind == "aio" else kind
