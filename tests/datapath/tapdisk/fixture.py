@@ -75,6 +75,10 @@ class Tapdisk:
         partial.write_text(json.dumps(faults))
         partial.replace(self._faults)
 
+    def requests(self, number: int) -> int:
+        """How many requests of a kind the double had."""
+        return (self.control / "double.log").read_text().count(f"request {number}\n")
+
     def end(self) -> None:
         """Close everything that was left open."""
         self._faults.unlink(missing_ok=True)

@@ -47,9 +47,8 @@ def test_a_pause_that_stays_is_told_and_not_repeated(tapdisk: Tapdisk, cow_forma
         assert writer.rounds <= rounds + 1
         # Its last request ends after all, and it becomes paused by itself.
         tapdisk.misbehave()
-        control = Control(tapdisk.control / f"ctl{endpoint.pid}", 5)
-        threading.Thread(target=control.pause, args=(0, 5), daemon=True).start()
         datapath.pause(DISK)
+        assert tapdisk.requests(9) == 1
         datapath.resume(DISK, chain)
         go_on(writer, 3)
     assert served_content(str(endpoint.nbd)) == writer.data

@@ -2,6 +2,7 @@
 
 `DOUBLE_CONTROL`: the control directory. `DOUBLE_FAULTS`: a JSON file of what to do wrong, which may
 be missing. It prints its control socket, goes to the background, and ends after the last detach.
+`double.log` in the control directory names the requests.
 """
 
 from __future__ import annotations
@@ -118,6 +119,8 @@ class Server:
 
     def _do(self, request: Message, peer: socket.socket) -> bytes:
         kind, minor, params = request.type, request.cookie, request.u.params
+        sys.stderr.write(f"request {kind}\n")
+        sys.stderr.flush()
         answer = Message(type=kind + 1, cookie=minor)
         path = params.path.decode()
         if kind == ATTACH:

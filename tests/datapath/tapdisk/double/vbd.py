@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,7 @@ class Vbd:
         self.argument = ""
         self._faults = faults
         self._read_only = False
+        self._closing = threading.Lock()
         self._chain: QemuChain | VhdChain | None = None
         try:
             self._marker = os.open(control / "tapdisk" / f"tapdisk-{minor}", os.O_RDWR)
@@ -98,9 +100,10 @@ class Vbd:
         if self.argument:
             self._server.stop()
             unlink(self._nbd)
+        with self._closing:
             if self._chain is not None:
                 self._chain.close()
-        self._chain, self.argument, self.state = None, "", CLOSED
+            self._chain, self.argument, self.state = None, "", CLOSED
 
     def detach(self) -> None:
         if self.argument:
@@ -139,12 +142,23 @@ class Vbd:
         self._server.pause(FOR_EVER)
         while self._faults.get("frozen_pause"):
             if _hung_up(peer):
+                # The request stays, and is carried out when the last I/O ends.
+                threading.Thread(target=self._pause_later, daemon=True).start()
                 return False
             time.sleep(0.01)
-        assert self._chain is not None
-        self._chain.close()
-        self._chain, self.state = None, PAUSED
+        self._paused()
         return True
+
+    def _pause_later(self) -> None:
+        while self._faults.get("frozen_pause"):
+            time.sleep(0.01)
+        self._paused()
+
+    def _paused(self) -> None:
+        with self._closing:
+            if self.state == WAITING and self._chain is not None:
+                self._chain.close()
+                self._chain, self.state = None, PAUSED
 
     def resume(self, argument: str) -> None:
         if not self.state & 0x20:
