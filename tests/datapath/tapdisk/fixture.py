@@ -8,6 +8,7 @@ import random
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 
 from sm.cowutil.base import ImageRef
 from sm.cowutil.qcow2.util import Qcow2Util
-from sm.datapath.base import Disk
+from sm.datapath.base import Disk, Job, JobState
+from sm.datapath.tapdisk.control import Control
 from sm.datapath.tapdisk.datapath import CONTROL, TapdiskDatapath
 from sm.datapath.tapdisk.life import Patience
 from sm.process import run
@@ -153,6 +155,32 @@ def check(chain: Sequence[ImageRef]) -> None:
     for each in chain:
         if each.format == "qcow2":
             subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", each.path], check=True)
+
+
+def end_of(datapath: TapdiskDatapath) -> Job:
+    """Poll the commit to its end."""
+    deadline = time.monotonic() + 60
+    while True:
+        job = datapath.job(DISK)
+        assert job is not None
+        if job.state is not JobState.RUNNING:
+            return job
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def parent_of(image: ImageRef) -> str:
+    """The name of its parent, on disk."""
+    link = QCOW2.info(image.path).parent
+    assert link is not None
+    return link.name
+
+
+def control_of(tapdisk: Tapdisk, datapath: TapdiskDatapath) -> Control:
+    """The control socket of the disk's tapdisk."""
+    found = datapath.find(DISK)
+    assert found is not None
+    return Control(tapdisk.control / f"ctl{found.endpoint.pid}", 5)
 
 
 def kinds() -> list[object]:

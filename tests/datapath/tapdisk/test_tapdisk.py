@@ -262,11 +262,12 @@ def test_a_chain_that_cannot_be_opened_starts_nothing(
         chain = [ImageRef(each.path.rename(longer / each.path.name), cow_format) for each in chain]
     else:
         del chain[1]
+    sockets = set(tapdisk.control.glob("ctl*"))
     with pytest.raises((SmError, ImageError, FileNotFoundError)):
         tapdisk.datapath().open(DISK, chain, read_only=False)
     assert tapdisk.datapath().find(DISK) is None
     assert markers(tapdisk) == []
-    assert list(tapdisk.control.glob("ctl*")) == []
+    assert set(tapdisk.control.glob("ctl*")) == sockets
     with pytest.raises(VdiMissing):
         tapdisk.datapath().refresh(DISK, chain)
 
