@@ -104,6 +104,21 @@ def one_locator(path: Path, header: Header, fetch: Callable[[int, int], bytes]) 
     return header
 
 
+def spells_one_name(path: Path, header: Header, fetch: Callable[[int, int], bytes]) -> bool:
+    """Whether every locator spells the name that `parent_name` gives, plainly.
+
+    libvhd, and with it tapdisk, takes the first locator whose file it can open, an absolute path
+    too.
+    """
+    name = parent_name(path, header, fetch)
+    for index, locator in enumerate(header.locators):
+        if locator is None or locator.code not in ENCODINGS:
+            continue
+        if _plain(_decode(path, index, locator, fetch)) != name:
+            return False
+    return True
+
+
 def has_raw_parent(header: Header) -> bool:
     """Whether the parent is raw: nothing identifies it then."""
     return header.parent_id == NO_PARENT_ID

@@ -31,7 +31,12 @@ from sm.cowutil.vhd.create import disk_size, write_child, write_dynamic
 from sm.cowutil.vhd.footer import COOKIE, FOOTER_SIZE, MAX_VIRTUAL_SIZE, Kind
 from sm.cowutil.vhd.header import BLOCK_SIZE
 from sm.cowutil.vhd.headers import Headers, load_headers
-from sm.cowutil.vhd.locator import has_raw_parent, parent_name, slot_size
+from sm.cowutil.vhd.locator import (
+    has_raw_parent,
+    parent_name,
+    slot_size,
+    spells_one_name,
+)
 from sm.cowutil.vhd.parent import ParentIdentity, identify_parent, relink, relink_at
 
 if TYPE_CHECKING:
@@ -193,6 +198,19 @@ class VhdUtil(CowUtil):
         from sm.cowutil.vhd.coalesce import merge  # noqa: PLC0415
 
         return merge(chain, into, progress, self._open_file)
+
+    def names_one_parent(self, path: Path) -> bool:
+        """Whether all locators of a differencing image name the one parent that `info` tells.
+
+        Otherwise other programs may open another file; `set_parent` leaves none that does not.
+        """
+        with self._opened(path, Access.READ) as file:
+            header = load_headers(file).header
+
+            def fetch(offset: int, length: int) -> bytes:
+                return read(file, offset, length)
+
+            return spells_one_name(path, header, fetch)
 
     def _relink_in_new_room(self, file: BlockFile, identity: ParentIdentity) -> None:
         from sm.cowutil.vhd.growth import make_room  # noqa: PLC0415

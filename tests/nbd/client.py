@@ -82,7 +82,9 @@ class Client:
         go = len(export).to_bytes(4, "big") + export + bytes(2)
         replies = self.option(Option.GO, go)
         assert replies[-1][0] == OptionReply.ACK, replies
-        _, self.size, self.flags = struct.unpack(">HQH", replies[0][1])
+        infos = [data for kind, data in replies if kind == OptionReply.INFO]
+        about = next(data for data in infos if not any(data[:2]))
+        _, self.size, self.flags = struct.unpack(">HQH", about)
 
     def take(self, length: int) -> bytes:
         data = bytearray()

@@ -1,0 +1,1 @@
+"""Disks served by blktap's tapdisk: one process each, over its control socket and NBD."""
