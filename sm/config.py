@@ -33,8 +33,9 @@ class Settings:
     `pool_kind` is `embedded` or `xapi`. `preferred_formats` is the default order for new disks.
     `lock_seconds` bounds every wait for a lock. `log_target` is `file`, `syslog` or `stderr`.
     `datapath` is `tapdisk`, `own`, or `auto` for tapdisk where its program `tapdisk` is found;
-    `tapdisk_control` is the folder of its sockets. `expose` says how users reach an active disk:
-    `nbd`, a socket, or `fuse`, a file.
+    `tapdisk_control` is the folder of its sockets. `tapdisk_merges_into_parent`: it is known
+    to merge a QCOW2 image into its parent, not into the base of the chain. `expose` says how users
+    reach an active disk: `nbd`, a socket, or `fuse`, a file.
     """
 
     root: Path
@@ -50,6 +51,7 @@ class Settings:
     datapath: str
     tapdisk: str
     tapdisk_control: Path
+    tapdisk_merges_into_parent: bool
     expose: str
 
     @property
@@ -104,6 +106,9 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         datapath=_one_of(options, "datapath", "auto", "tapdisk", "own"),
         tapdisk=options.get("tapdisk", "tapdisk"),
         tapdisk_control=Path(options.get("tapdisk_control", str(TAPDISK_CONTROL))),
+        tapdisk_merges_into_parent=(
+            _one_of(options, "tapdisk_merges_into_parent", "no", "yes") == "yes"
+        ),
         expose=_one_of(options, "expose", "nbd", "fuse"),
     )
 

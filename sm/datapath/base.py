@@ -171,6 +171,9 @@ class CommittingDatapath(Datapath):
     Where it cannot, others may merge them beside it, and it is then refreshed.
     """
 
+    commits_runs: ClassVar[bool]
+    """Whether one commit may be of more than one image; else `base` is the parent of `top`."""
+
     @abstractmethod
     def start_commit(self, disk: Disk, top: ImageRef, base: ImageRef) -> None:
         """Begin to merge `top`, and all between, into `base`; both are below the leaf.

@@ -31,9 +31,6 @@ from sm.datapath.tapdisk.links import argument, check_chain, link_of
 from sm.datapath.tapdisk.pausing import pause, resume
 from sm.errors import Busy, SmError, Unimplemented, VdiInUse, VdiMissing
 
-CONTROL = Path("/run/blktap-control")
-BINARY = "tapdisk"
-
 
 class TapdiskDatapath(CommittingDatapath):
     """One tapdisk for each disk, with its notes below `folder`.
@@ -50,13 +47,14 @@ class TapdiskDatapath(CommittingDatapath):
 
     name = "tapdisk"
     formats: ClassVar[frozenset[str]] = frozenset({"vhd", "qcow2", "raw"})
+    commits_runs = False
 
     def __init__(
         self,
         folder: Path,
         *,
-        control: Path = CONTROL,
-        binary: str = BINARY,
+        control: Path,
+        binary: str,
         merges_into_parent: bool = False,
         patience: Patience | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -161,12 +159,12 @@ class TapdiskDatapath(CommittingDatapath):
             self._resume(vbd, tuple(chain))
 
     def statistics(self, disk: Disk) -> Statistics:
-        """Bytes as tapdisk counts them; it counts no requests and no clients: 0 and None."""
+        """Bytes as tapdisk counts them; it counts no requests and no clients."""
         vbd = self._require(disk)
         counted = vbd.control.statistics(vbd.minor).get("secs")
         match counted:
             case [int(read), int(written)]:
-                return Statistics(read * SECTOR, written * SECTOR, 0, 0)
+                return Statistics(bytes_read=read * SECTOR, bytes_written=written * SECTOR)
         raise DatapathFailed(f"tapdisk's statistics have {counted!r:.100} for sectors")
 
     def start_commit(self, disk: Disk, top: ImageRef, base: ImageRef) -> None:

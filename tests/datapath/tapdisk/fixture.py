@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from sm.config import TAPDISK_CONTROL
 from sm.cowutil.base import ImageRef
 from sm.cowutil.qcow2.util import Qcow2Util
 from sm.datapath.base import Disk, Job, JobState
 from sm.datapath.tapdisk.control import Control
-from sm.datapath.tapdisk.datapath import CONTROL, TapdiskDatapath
+from sm.datapath.tapdisk.datapath import TapdiskDatapath
 from sm.datapath.tapdisk.life import Patience
 from sm.process import run
 from tests.cowutil.contract.subjects import qemu_content
@@ -50,7 +51,7 @@ class Tapdisk:
         self.images.mkdir()
         self._faults = root / "faults.json"
         if real is not None:
-            self.control, self.binary = CONTROL, str(real)
+            self.control, self.binary = TAPDISK_CONTROL, str(real)
         else:
             self.control, self.binary = root / "ctl", str(self._script(root))
             self.control.mkdir()

@@ -15,7 +15,7 @@ from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageError
 from sm.cowutil.registry import Formats
 from sm.datapath.base import DatapathFailed
-from sm.datapath.state import Notes
+from sm.datapath.state import Note, Notes
 from sm.datapath.tapdisk import processes
 from sm.datapath.tapdisk.control import Control
 from sm.datapath.tapdisk.minors import Minors
@@ -116,9 +116,13 @@ def test_statistics(tapdisk: Tapdisk, cow_format: str) -> None:
     before = datapath.statistics(DISK)
     qemu_io(str(endpoint.nbd), "write -P 9 5M 64k", "read 1M 128k")
     after = datapath.statistics(DISK)
+    assert before.bytes_read is not None
+    assert before.bytes_written is not None
+    assert after.bytes_read is not None
+    assert after.bytes_written is not None
     assert after.bytes_written - before.bytes_written == 65536
     assert after.bytes_read - before.bytes_read >= 131072
-    assert after.clients is None
+    assert (after.reads, after.writes, after.clients) == (None, None, None)
 
 
 def test_pause_change_resume_under_a_writer(tapdisk: Tapdisk, cow_format: str) -> None:
@@ -315,7 +319,7 @@ def test_a_start_that_was_not_noted_is_adopted(tapdisk: Tapdisk) -> None:
     """We ended when the image was open, and before the pid was noted."""
     chain, model = tapdisk.chain("qcow2", "a", "b")
     endpoint = tapdisk.datapath().open(DISK, chain, read_only=False)
-    Notes(tapdisk.folder / "tapdisk").write(DISK, chain, read_only=False)
+    Notes(tapdisk.folder / "tapdisk").write(Note(DISK, tuple(chain), read_only=False))
     found = tapdisk.datapath().find(DISK)
     assert found is not None
     assert found.endpoint == endpoint
@@ -327,7 +331,7 @@ def test_a_start_that_broke_off_is_cleaned_up(tapdisk: Tapdisk, reached: str) ->
     """We ended in the middle of a start, or of an end."""
     chain, model = tapdisk.chain("qcow2", "a", "b")
     owner = str(tapdisk.folder / "tapdisk" / DISK.vdi)
-    Notes(tapdisk.folder / "tapdisk").write(DISK, chain, read_only=False)
+    Notes(tapdisk.folder / "tapdisk").write(Note(DISK, tuple(chain), read_only=False))
     minor = Minors(tapdisk.control / "tapdisk").allocate(owner)
     pid = 0
     if reached != "minor":
