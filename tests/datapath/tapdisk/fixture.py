@@ -120,14 +120,11 @@ class Tapdisk:
 
     def _script(self, root: Path) -> Path:
         """The double as a command."""
-        environment = {
-            "PYTHONPATH": str(ROOT),
-            "DOUBLE_CONTROL": str(root / "ctl"),
-            "DOUBLE_FAULTS": str(self._faults),
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        words = [f"{key}={value}" for key, value in environment.items()]
-        command = ["env", *words, sys.executable, "-m", "tests.datapath.tapdisk.double.main"]
+        command = [
+            *("env", f"PYTHONPATH={ROOT}", "OPENBLAS_NUM_THREADS=1"),
+            *(sys.executable, "-m", "tests.datapath.tapdisk.double.main"),
+            *(str(root / "ctl"), str(self._faults)),
+        ]
         script = root / "tapdisk"
         script.write_text(f"#!/bin/sh\ncd {shlex.quote(str(ROOT))}\nexec {shlex.join(command)}\n")
         script.chmod(0o755)
