@@ -61,6 +61,8 @@ class OwnProcessDatapath(Datapath):
             if (note.chain, note.read_only, note.path) != (tuple(chain), read_only, path):
                 raise VdiInUse(f"{disk.vdi} is served by process {note.pid} in another way")
             return self._endpoint(note)
+        if not chain:
+            raise DatapathFailed(f"{disk.vdi}: an empty chain")
         self._clear(disk)
         note = Note(disk, tuple(chain), read_only, path, extra=self._first_extra(chain))
         self._prepare(note)

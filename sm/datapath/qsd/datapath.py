@@ -74,7 +74,7 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
                 raise Busy(f"{disk.vdi} has a commit; finish it first")
             else:
                 fresh = nodes.relink(qmp, own[0], new, read_only=note.read_only)
-        self._save(note, fresh)
+        self._save(note, fresh, note.extra.get(COMMIT))
 
     def pause(self, disk: Disk) -> None:
         """Hold the requests inside the daemon and close all images.
@@ -108,6 +108,8 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
         note = self._require(disk)
         if not note.paused:
             return
+        if not chain:
+            raise DatapathFailed(f"{disk.vdi}: an empty chain")
         self._hide(disk)
         with self._qmp(disk) as qmp:
             freeze.hold(qmp, FREEZE_SECONDS)
