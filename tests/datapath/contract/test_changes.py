@@ -155,12 +155,13 @@ def test_a_resume_that_is_refused_leaves_it_paused(subject: Subject) -> None:
 def test_a_refresh_that_is_refused_changes_nothing(subject: Subject) -> None:
     datapath = subject.datapath()
     chain, model = subject.chain("a", "b")
-    larger, torn = subject.ref("larger"), subject.ref("torn")
+    larger, taller, torn = (subject.ref(name) for name in ("larger", "taller", "torn"))
     subject.util.create(larger.path, 2 * SIZE)
+    subject.util.snapshot(taller.path, chain[0], 2 * SIZE)
     torn.path.write_bytes(b"no image" * 1000)
     endpoint = datapath.open(DISK, chain, read_only=False)
     with Writer(endpoint.nbd, bytes(model)) as writer:
-        for wrong in ([chain[0], torn], [torn, *chain], [larger], []):
+        for wrong in ([chain[0], torn], [torn, *chain], [taller, *chain], [larger], []):
             with pytest.raises(DatapathFailed):
                 datapath.refresh(DISK, wrong)
             writer.go_on(5)
