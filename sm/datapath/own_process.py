@@ -70,7 +70,9 @@ class OwnProcessDatapath(Datapath):
         try:
             process.run(self._command(note), timeout=START_SECONDS, limited=False)
         except BaseException:
-            self._clear(disk)
+            # It may be serving already, when it was we who were interrupted.
+            if self._alive(disk) is None:
+                self._clear(disk)
             raise
         return self._endpoint(self._adopted(disk))
 

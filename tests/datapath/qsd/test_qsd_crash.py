@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -31,8 +32,12 @@ def files(chain: list[ImageRef]) -> set[int]:
 
 def open_images(pid: int) -> set[int]:
     """The images that a process has open, deleted ones too."""
-    found = Path(f"/proc/{pid}/fd").iterdir()
-    return {each.stat().st_ino for each in found if ".qcow2" in str(each.readlink())}
+    found = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed in this moment, as a socket is
+            if ".qcow2" in str(each.readlink()):
+                found.add(each.stat().st_ino)
+    return found
 
 
 def is_paused(datapath: QsdDatapath) -> bool:
