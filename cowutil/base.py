@@ -232,6 +232,13 @@ class CowUtil(ImageFormat):
 
     max_chain_length: ClassVar[int] = 30
     parent_formats: ClassVar[frozenset[str]]
+    merged_beside: ClassVar[bool]
+    """Whether `coalesce` may run while others have the chain open and write to its uppermost image.
+
+    They never write to the images that it merges or merges into, and go on reading what they read
+    before; they must open the chain anew before the merged images go. Where false, only the process
+    that has the chain open may merge its images.
+    """
 
     @abstractmethod
     def snapshot(self, path: Path, parent: ImageRef, virtual_size: int) -> None:

@@ -1,20 +1,26 @@
-"""Merging hidden images into the one below them, offline.
+"""Merging hidden images into the one below them.
+
+Nobody has the chain open, or its format lets us merge beside those who have: then we copy.
+Otherwise the datapath that has it open copies; see `sm.gc.online`. In the end every image that sat
+on the merged ones sits on the target, and every datapath above has gone over to the new chain.
 
 States that a crash may leave, by the stage of the journal entry:
 
 `copy`    The target holds part of the data of the images above it, which still cover it.
           Recovery mends the target and gives up; a later run repeats the copy.
+`commit`  See `sm.gc.online`.
 `relink`  The target holds everything. Some children sit on it already, others still on the images
           that were merged; both read the same. Recovery goes on from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from sm import claims, users
 from sm.cowutil.base import Progress
 from sm.errors import RecordMissing, SmError
-from sm.gc import merge
+from sm.gc import merge, online
 from sm.gc.merge import Done
 from sm.gc.planner import Coalesce
 from sm.journal import Entry
@@ -28,39 +34,77 @@ OPERATION = "coalesce"
 def coalesce(
     repository: Repository, action: Coalesce, confirm: Callable[[], None], progress: Progress
 ) -> Done:
-    """Carry out one merge. Takes the SR lock by itself, but not for the copy; see `merge.begin`."""
+    """Carry out one merge. Takes the SR lock by itself, but not for the copy; see `merge.start`."""
     images = [*action.images, action.into]
-    entry, copied = merge.begin(repository, OPERATION, action.images[0], images, confirm, progress)
-    return finish(repository, repository.journal.advance(entry, "relink", copied=copied))
+    work = merge.start(repository, OPERATION, action.images[0], images, confirm)
+    cow = repository.formats.cow(work.target.format)
+    try:
+        serving = [] if cow.merged_beside else users.served(repository, work.users)
+    except BaseException:
+        merge.abandon(repository, work.entry)
+        raise
+    if serving:
+        entry = online.commit(repository, work, serving, progress)
+    else:
+        copied = merge.copy(repository, work, progress)
+        entry = repository.journal.advance(work.entry, "relink", copied=copied)
+    done = finish(repository, entry)
+    claims.forget_request(repository.settings, work.claim)
+    return done
 
 
 def finish(repository: Repository, entry: Entry) -> Done:
-    """From stage `relink` to the end; every step may be repeated."""
+    """From stage `relink` to the end; every step may be repeated.
+
+    The header of an active leaf belongs to the process that serves it, which relinks it when it
+    goes over to the new chain; without a process, to us. No host is asked with the SR lock held.
+    """
     *merged, into = entry.data["images"]
+    online.close_merged(repository, entry)
     with repository.locked(OPERATION):
-        _relink(repository, merged, into)
+        above = users.above(repository, repository.scan().forest, into)
+        _relink(repository, merged, into, {user.vdi for user in above if user.writable})
+    served = set()
+    for user in above:
+        chain = repository.look(OPERATION).forest.chain(user.vdi)
+        repository.journal.observe(f"coalesce: refresh {user.vdi}")
+        if users.refresh(repository, user, [node for node in chain if node.uuid not in merged]):
+            served.add(user.vdi)
+    with repository.locked(OPERATION):
+        _relink(repository, merged, into, served)
+        _require_relinked(repository, merged, into)
         freed = remove_images(repository, merged)
         merge.release(repository, entry)
-    return Done("coalesce", tuple(merged), into, None, entry.data["copied"], freed)
+    copied, through = entry.data["copied"], entry.data.get("vdi")
+    return Done("coalesce", tuple(merged), into, None, copied, freed, through)
 
 
 def recover(repository: Repository, entry: Entry) -> None:
     """Finish or give up an interrupted merge."""
+    if entry.stage == online.STAGE:
+        settled = online.settle(repository, entry)
+        if settled is None:
+            return
+        entry = settled
     if entry.stage == "relink":
         finish(repository, entry)
         return
     merge.abandon(repository, entry)
 
 
-def _relink(repository: Repository, merged: list[str], into: str) -> None:
-    """Set every image that sits on a merged one onto the target, and see that it took."""
+def _relink(repository: Repository, merged: list[str], into: str, others: Collection[str]) -> None:
+    """Set every image that sits on a merged one onto the target, but for `others`."""
     forest = repository.scan().forest
     target = repository.image(forest[into])
     for node in forest:
-        if node.parent in merged and node.uuid not in merged:
+        if node.parent in merged and node.uuid not in merged and node.uuid not in others:
             repository.journal.observe(f"coalesce: relink {node.uuid}")
             cow = repository.formats.cow(node.format)
             cow.set_parent(repository.image(node).path, target)
+
+
+def _require_relinked(repository: Repository, merged: list[str], into: str) -> None:
+    """See that nothing names a merged image, and bring the records of the children up to date."""
     forest = repository.scan().forest
     left = [node.uuid for node in forest if node.parent in merged and node.uuid not in merged]
     if left:

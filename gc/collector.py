@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sm import keys, snapshot
-from sm.cowutil.base import Progress, no_progress
+from sm import snapshot, users
+from sm.cowutil.base import CowUtil, Progress, no_progress
 from sm.cowutil.errors import ImageError
-from sm.errors import SmError
+from sm.errors import HostUnreachable, SmError
 from sm.gc import coalesce, leaf, merge
 from sm.gc.merge import Done, Overtaken
 from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce, Plan, Situation, Waiting, plan
@@ -20,6 +20,7 @@ from sm.gc.recovery import recover
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.sr import scan_sr
+from sm.users import User
 
 log = logging.getLogger(__name__)
 
@@ -119,19 +120,19 @@ class Collector:
         repository = self._repository
         records = repository.vdis()
         switches = repository.pool.sr_by_uuid(repository.uuid).other_config
-        active: dict[str, str] = {}
+        active: dict[str, tuple[User, ...]] = {}
+        for user in users.of_disks(repository, found.forest.nodes):
+            active[user.vdi] = (*active.get(user.vdi, ()), user)
         kept: dict[str, str] = {}
         for uuid, record in records.items():
             if uuid not in found.forest:
                 continue
-            hosts = keys.active_hosts(record.sm_config)
-            if hosts:
-                active[uuid] = ", ".join(f"{mode} on {host}" for host, mode in hosts.items())
             reason = _leaf_kept(record.other_config, record.on_boot, record.allow_caching)
             if reason:
                 kept[uuid] = reason
         return Situation(
             active=active,
+            beside=_merged_beside(repository),
             no_leaf_coalesce=kept,
             held=repository.held(),
             collect=switches.get("gc") != "false",
@@ -148,6 +149,13 @@ class Collector:
         )
 
 
+def _merged_beside(repository: Repository) -> frozenset[str]:
+    formats = map(repository.formats.get, repository.formats.names)
+    return frozenset(
+        each.name for each in formats if isinstance(each, CowUtil) and each.merged_beside
+    )
+
+
 def _leaf_kept(other_config: Mapping[str, str], on_boot: str, allow_caching: bool) -> str | None:
     if other_config.get("leaf-coalesce") == "false":
         return "leaf-coalesce=false is set on the VDI"
@@ -162,6 +170,8 @@ def _failure(action: Action, error: Exception) -> Waiting:
     subject = action.leaf if isinstance(action, LeafCoalesce) else action.images[0]
     if isinstance(error, Overtaken):
         code = "overtaken"
+    elif isinstance(error, HostUnreachable):
+        code = "unreachable"
     elif isinstance(error, SmError) and error.code_name == "SRNoSpace":
         code = "no-space"
     else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+from sm import claims
 from sm.cowutil.base import Progress
 from sm.gc import merge
 from sm.gc.coalesce import remove_images
@@ -33,16 +34,23 @@ def leaf_coalesce(
 ) -> Done:
     """Carry out one merge of a leaf. Takes the SR lock by itself, but not for the copy.
 
-    Raises as `merge.begin`, and `Overtaken` when the leaf changed while it was copied.
+    Raises as `merge.start`, and `Overtaken` when the leaf is active, or changed while it was
+    copied.
     """
     images = [*action.images, action.into]
-    entry, copied = merge.begin(repository, OPERATION, action.leaf, images, confirm, progress)
+    work = merge.start(repository, OPERATION, action.leaf, images, confirm)
+    if work.users:
+        merge.release(repository, work.entry)
+        raise Overtaken(f"VDI {action.leaf} is active")
+    copied = merge.copy(repository, work, progress)
     with repository.locked(OPERATION):
-        if _changed(repository, entry):
-            merge.abandon(repository, entry)
+        if _changed(repository, work.entry):
+            merge.abandon(repository, work.entry)
             raise Overtaken(f"VDI {action.leaf} changed while it was copied")
-        entry = repository.journal.advance(entry, "switch", copied=copied)
-        return _finish(repository, entry)
+        entry = repository.journal.advance(work.entry, "switch", copied=copied)
+        done = _finish(repository, entry)
+    claims.forget_request(repository.settings, work.claim)
+    return done
 
 
 def recover(repository: Repository, entry: Entry) -> None:

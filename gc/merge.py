@@ -1,4 +1,4 @@
-"""The part that both kinds of merge share: claim the images, copy, and prove the copy.
+"""The part that all kinds of merge share: claim the images, copy, and prove the copy.
 
 Nothing here changes what any disk reads: the target is hidden and has one child, and whatever is
 copied into it is still covered by the images that it came from.
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sm import activation
+from sm import claims, users
+from sm.claims import Claim
 from sm.cowutil.base import ImageRef, Progress
 from sm.errors import SmError, SrNoSpace
 from sm.journal import Entry
 from sm.repository import Repository
 from sm.tree import Forest
+from sm.users import User
 
 SPARE_BYTES = 4 << 20
 """Kept free beyond what a merge is expected to take, for tables and for the file system."""
@@ -26,7 +28,10 @@ class Overtaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One finished piece of work. `images` are the UUIDs that are gone. Sizes in bytes."""
+    """One finished piece of work. `images` are the UUIDs that are gone. Sizes in bytes.
+
+    `through` is the VDI whose datapath copied, where one did.
+    """
 
     action: str
     images: tuple[str, ...]
@@ -34,20 +39,26 @@ class Done:
     leaf: str | None = None
     bytes_copied: int = 0
     bytes_freed: int = 0
+    through: str | None = None
 
 
-def claim(repository: Repository, forest: Forest, target: str, images: Sequence[str]) -> None:
-    """Publish that `images` are being merged into `target`, then look whether any is in use.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A merge that is journaled and claimed: all of `chain` above `chain[into]` goes into that.
 
-    Raises `Overtaken` when a leaf above is active, with the claim withdrawn.
+    `users` are those of the disks above, as they were after the claim was published.
     """
-    activation.publish_claim(repository, target, [target, *images])
-    records = repository.vdis()
-    for leaf in forest.leaves_above(target):
-        record = records.get(leaf.uuid)
-        if record is not None and repository.active_hosts(record):
-            activation.withdraw_claim(repository, target)
-            raise Overtaken(f"VDI {leaf.uuid} is active")
+
+    entry: Entry
+    claim: Claim
+    chain: tuple[ImageRef, ...]
+    into: int
+    users: tuple[User, ...]
+
+    @property
+    def target(self) -> ImageRef:
+        """The image that is merged into."""
+        return self.chain[self.into]
 
 
 def chain_from(repository: Repository, forest: Forest, top: str) -> list[ImageRef]:
@@ -79,21 +90,20 @@ def require_space(repository: Repository, chain: Sequence[ImageRef], into: int) 
         raise SrNoSpace(f"merging into {target.path.name} needs {need} bytes, {free} are free")
 
 
-def begin(
+def start(
     repository: Repository,
     operation: str,
     top: str,
     images: Sequence[str],
     confirm: Callable[[], None],
-    progress: Progress,
-) -> tuple[Entry, int]:
-    """Journal, claim, copy and prove: `top` and those below it, into the last of `images`.
+) -> Work:
+    """Journal and claim a merge of `top` and those below it into the last of `images`.
 
     `images` are the rest of the chain that the work is about, uppermost first; they may begin with
-    `top`. `confirm` is called with the SR lock held before anything is done; the lock is not held
-    during the copy. Returns the entry, still at stage `copy`, and the guest bytes copied.
+    `top`. `confirm` is called with the SR lock held before anything is done. The entry is at stage
+    `copy`.
 
-    Raises `Overtaken` when the images are in use, `SrNoSpace` before anything is done.
+    Raises `SrNoSpace` before anything is done.
     """
     with repository.locked(operation):
         confirm()
@@ -111,23 +121,48 @@ def begin(
             fingerprint=repository.store.fingerprint(top, forest[top].format),
         )
         try:
-            claim(repository, forest, images[-1], [top, *images[:-1]])
-        except Overtaken:
+            claim = claims.publish_merge(repository, images[-1], {top, *images})
+        except BaseException:
             repository.journal.close(entry)
             raise
+        # Published first, looked second: an activation that this misses will see the claim.
+        above = users.above(repository, forest, images[-1])
+    return Work(entry, claim, tuple(chain), into, tuple(above))
+
+
+def copy(repository: Repository, work: Work, progress: Progress) -> int:
+    """Copy, sync, and prove the copy; returns the guest bytes copied. On failure all is given up.
+
+    Raises `Overtaken` when an activation asked for the images.
+    """
+    image_format = repository.formats.cow(work.target.format)
     try:
-        return entry, copy(repository, chain, into, progress)
+        copied = image_format.coalesce(
+            work.chain, work.into, yielding(repository, work.claim, progress)
+        )
+        prove(repository, work.chain, work.into)
     except BaseException:
-        abandon(repository, entry)
+        abandon(repository, work.entry)
+        claims.forget_request(repository.settings, work.claim)
         raise
+    return copied
 
 
-def copy(repository: Repository, chain: Sequence[ImageRef], into: int, progress: Progress) -> int:
-    """Copy, sync, and prove from the tables that the target now holds all that was above it."""
+def yielding(repository: Repository, claim: Claim, progress: Progress) -> Progress:
+    """`progress` that ends the work when somebody wants the claimed images."""
+
+    def heard(done: int, total: int) -> None:
+        if claims.asked_to_yield(repository.settings, claim):
+            raise Overtaken("the merge gave way to the activation or change of a disk above it")
+        progress(done, total)
+
+    return heard
+
+
+def prove(repository: Repository, chain: Sequence[ImageRef], into: int) -> None:
+    """Raise unless the tables say that the target now holds all that was above it."""
     target = chain[into]
-    image_format = repository.formats.cow(target.format)
-    copied = image_format.coalesce(chain, into, progress)
-    holds = image_format.allocated_extents(target.path)
+    holds = repository.formats.cow(target.format).allocated_extents(target.path)
     for image in chain[:into]:
         held = repository.formats.get(image.format).allocated_extents(image.path)
         if not holds.covers(held):
@@ -136,7 +171,6 @@ def copy(repository: Repository, chain: Sequence[ImageRef], into: int, progress:
                 f"{target.path.name} lacks {missing} bytes of {image.path.name} after the merge;"
                 " nothing was deleted"
             )
-    return copied
 
 
 def target_of(repository: Repository, entry: Entry) -> ImageRef:
@@ -158,5 +192,5 @@ def abandon(repository: Repository, entry: Entry) -> None:
 
 def release(repository: Repository, entry: Entry) -> None:
     """Withdraw the claim, then end the entry: a claim never outlives its entry."""
-    activation.withdraw_claim(repository, entry.data["into"])
+    claims.withdraw_merge(repository, entry.data["into"])
     repository.journal.close(entry)

@@ -7,11 +7,12 @@ in one pass into the lowest of them, so that each byte is copied once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from sm.tree import Forest, Node
+from sm.users import User
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,14 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Coalesce:
-    """Merge `images` (uppermost first) into `into`; what sat on the uppermost then sits on it."""
+    """Merge `images` (uppermost first) into `into`; what sat on the uppermost then sits on it.
+
+    `through` names whose datapath has the images open, and must do it; None where we do.
+    """
 
     images: tuple[str, ...]
     into: str
+    through: User | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,14 @@ class Waiting:
 class Situation:
     """What the images themselves do not say.
 
-    `active`: UUID of each VDI that some host uses, and how. `no_leaf_coalesce`: UUID of each VDI
-    that must keep its own image, and why. `held`: UUID of each image that unfinished work is about,
+    `active`: UUID of each VDI that some host uses, and its users. `beside`: the formats of which
+    images may be merged while others have them open. `no_leaf_coalesce`: UUID of each VDI that
+    must keep its own image, and why. `held`: UUID of each image that unfinished work is about,
     and which work.
     """
 
-    active: Mapping[str, str] = field(default_factory=dict)
+    active: Mapping[str, tuple[User, ...]] = field(default_factory=dict)
+    beside: frozenset[str] = frozenset()
     no_leaf_coalesce: Mapping[str, str] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     collect: bool = True
@@ -129,7 +136,7 @@ def _disturbed(forest: Forest, situation: Situation, uuid: str) -> Waiting | Non
     if uuid in situation.held:
         return Waiting(uuid, "held", situation.held[uuid])
     if uuid in situation.active:
-        return Waiting(uuid, "active", situation.active[uuid])
+        return Waiting(uuid, "active", _said(situation.active[uuid]))
     return None
 
 
@@ -174,12 +181,13 @@ def _merge(
         disturbed = _disturbed(forest, situation, node.uuid)
         if disturbed:
             return Waiting(subject, disturbed.code, disturbed.reason)
-    for node in forest.leaves_above(bottom.uuid):
-        if node.uuid in situation.active:
-            reason = f"VDI {node.uuid} above it is active: {situation.active[node.uuid]}"
-            return Waiting(subject, "active", reason)
     if not situation.coalesce:
         return Waiting(subject, "disabled", "coalesce=false is set on the SR")
+    users = [
+        user for node in forest.subtree(bottom.uuid) for user in situation.active.get(node.uuid, ())
+    ]
+    if users:
+        return _under_users(situation, subject, stretch, users)
     upwards = tuple(node.uuid for node in reversed(upper))
     if leaf is not None:
         refused = _leaf_refused(situation, leaf, stretch)
@@ -189,6 +197,39 @@ def _merge(
             return refused
     unfit = _unfit(subject, stretch)
     return unfit or Coalesce(upwards, bottom.uuid)
+
+
+def _under_users(
+    situation: Situation, subject: str, stretch: list[Node], users: list[User]
+) -> Action | Waiting:
+    """What to do with a run below disks that are in use: its upper part goes into its lowest.
+
+    We do it where the format lets us. Else the one datapath that has the images open must, and it
+    must be the only one: no other would notice.
+    """
+    bottom, upper = stretch[0], stretch[1:]
+    if not upper:
+        reason = f"it is merged with the image below it once it is not active: {_said(users)}"
+        return Waiting(subject, "active-leaf", reason)
+    unfit = _unfit(subject, stretch)
+    if unfit:
+        return unfit
+    upwards = tuple(node.uuid for node in reversed(upper))
+    if bottom.format in situation.beside:
+        return Coalesce(upwards, bottom.uuid)
+    if len(users) > 1:
+        reason = f"more than one datapath has it open: {_said(users)}"
+        return Waiting(subject, "several-users", reason)
+    (user,) = users
+    if not user.writable:
+        return Waiting(subject, "read-only-user", f"it is open only to read: {_said(users)}")
+    return Coalesce(upwards, bottom.uuid, through=user)
+
+
+def _said(users: Sequence[User]) -> str:
+    return ", ".join(
+        f"VDI {user.vdi} {'RW' if user.writable else 'RO'} on {user.host}" for user in users
+    )
 
 
 def _leaf_refused(situation: Situation, leaf: Node, stretch: list[Node]) -> Waiting | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from sm.errors import SmError
 from sm.gc import coalesce, leaf
 from sm.journal import Entry
 from sm.repository import Repository
@@ -23,5 +24,9 @@ def recover(repository: Repository) -> None:
         settle = _RECOVER.get(entry.operation)
         if settle is not None:
             log.warning("recover %s of %s from stage %s", entry.operation, entry.key, entry.stage)
-            settle(repository, repository.journal.adopt(entry))
+            try:
+                settle(repository, repository.journal.adopt(entry))
+            except SmError as error:
+                # The entry stays and holds its images; the next run tries again.
+                log.warning("%s of %s must wait: %s", entry.operation, entry.key, error)
     repository.store.remove_unfinished()

@@ -1,105 +1,118 @@
-"""Activation: the host key that says where and how a VDI is in use, against offline merging.
+"""Activation: a disk is served on this host by a datapath, and the pool says so.
 
-Both sides first publish, then look, so that at least one of them sees the other. A collector
-publishes its claim on the SR and then reads the host keys; activation writes its host key and then
-reads the claims on the VDI's chain.
+Called with the disk's lock held. The host key in the leaf's sm-config comes first and goes last, so
+no process ever serves a disk of which nobody knows. Between them, in order: look again at the other
+hosts; have every merge on the chain give way; start the datapath; make its link. A crash leaves a
+host key, perhaps the mark `activating`, perhaps a process: the next call on this host goes on from
+there, to the end or back. See `sm.claims` for why no merge is missed.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 
-from sm import keys
-from sm.errors import Busy, DuplicateKey, VdiInUse, VdiUnavailable
+from sm import claims, keys
+from sm.datapath.base import Disk, Endpoint
+from sm.datapath.choose import Datapaths
+from sm.datapath.links import Links
+from sm.errors import Busy, DuplicateKey, HostUnreachable, VdiInUse, VdiUnavailable
+from sm.hosts.calls import ask, host_by_uuid
 from sm.owner import Owner
 from sm.pool.base import VdiRecord
 from sm.repository import Repository
 from sm.tree import Forest
 
 CLAIM_WAIT_SECONDS = 20.0
-CLAIM_POLL_SECONDS = 0.1
+CLAIM_POLL_SECONDS = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A collector's word that it is merging `images` offline."""
-
-    key: str
-    images: frozenset[str]
-    owner: str
-
-
-def claims(repository: Repository) -> list[Claim]:
-    """The claims on the SR, read afresh."""
-    found = []
-    for key, value in repository.pool.sr_by_uuid(repository.uuid).sm_config.items():
-        if key.startswith(keys.CLAIM_PREFIX):
-            content = json.loads(value)
-            found.append(Claim(key, frozenset(content["images"]), content["owner"]))
-    return found
-
-
-def publish_claim(repository: Repository, target: str, images: list[str]) -> str:
-    """Claim images for an offline merge into `target`; returns the key, to withdraw it by."""
-    owner = Owner.this_process(repository.settings.host_uuid, "coalesce").text
-    key = f"{keys.CLAIM_PREFIX}{target}"
-    value = json.dumps({"images": images, "owner": owner}, separators=(",", ":"))
-    repository.pool.add_to_sr_sm_config(repository.record.ref, key, value)
-    return key
-
-
-def withdraw_claim(repository: Repository, target: str) -> None:
-    """Give up the claim on a merge into `target`, if there is one."""
-    key = f"{keys.CLAIM_PREFIX}{target}"
-    repository.pool.remove_from_sr_sm_config(repository.record.ref, key)
-
-
-def activate(repository: Repository, vdi_uuid: str, *, writable: bool) -> None:
-    """Note that this host uses the VDI; repeated, it is no change.
+def activate(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
+    """Serve the disk on this host; repeated, it is no change.
 
     Raises `VdiInUse` when another host has it in a way that excludes this, `Busy` when its chain is
-    being merged and that does not end in time.
+    being changed and that does not end in time.
     """
     mode = "RW" if writable else "RO"
     host = repository.pool.this_host().ref
-    record = _activatable(repository, vdi_uuid, writable=writable)
+    record = repository.vdi(vdi_uuid)
     present = repository.active_hosts(record)
-    others = {other: how for other, how in present.items() if other != host}
-    if (writable and others) or "RW" in others.values():
-        raise VdiInUse(f"{vdi_uuid} is active: {', '.join(map(' '.join, others.items()))}")
-    if present.get(host) == mode:
-        return
-    if host in present:
-        raise VdiInUse(f"{vdi_uuid} is active here as {present[host]}; deactivate it first")
+    disk = Disk(repository.uuid, vdi_uuid)
+    found = Datapaths(repository.settings).find(disk)
+    if found is not None:
+        datapath, served = found
+        if present.get(host) == mode and served.read_only != writable and not served.paused:
+            Links(repository.settings).make(disk, served.endpoint)
+            return served.endpoint
+        if host in present:
+            raise VdiInUse(f"{vdi_uuid} is active here as {present[host]}; deactivate it first")
+        datapath.close(disk)  # what nobody may rely on, because no key says that it is there
+    if writable and record.read_only:
+        raise VdiUnavailable(f"{vdi_uuid} is read-only; activate it so")
+    _refuse_beside(repository, record, host, writable=writable)
     key = keys.host_key(host)
+    if host in present:  # a crash of an activation, or of the process that served the disk
+        repository.pool.remove_from_vdi_sm_config(record.ref, key)
     try:
         repository.pool.add_to_vdi_sm_config(record.ref, key, mode)
     except DuplicateKey as error:
         raise VdiInUse(f"{vdi_uuid} is being activated by another process") from error
     try:
-        _look_at_others(repository, vdi_uuid, host, writable=writable)
-        _wait_for_claims(repository, vdi_uuid)
+        return _open(repository, record, disk, host, writable=writable)
     except BaseException:
+        Datapaths(repository.settings).close(disk)
         repository.pool.remove_from_vdi_sm_config(record.ref, key)
         raise
 
 
 def deactivate(repository: Repository, vdi_uuid: str) -> None:
-    """Note that this host uses the VDI no longer; succeeds if it did not."""
+    """Stop serving the disk on this host; succeeds if it was not served. Ends a commit of it."""
+    stop(repository, vdi_uuid)
     record = repository.vdis().get(vdi_uuid)
     if record is not None:
+        _clear_mark(repository, record)
         key = keys.host_key(repository.pool.this_host().ref)
         repository.pool.remove_from_vdi_sm_config(record.ref, key)
 
 
-def _activatable(repository: Repository, vdi_uuid: str, *, writable: bool) -> VdiRecord:
+def reset(repository: Repository, vdi_uuid: str, host_ref: str, *, certain: bool) -> None:
+    """Take away the host key of a host that does not serve the disk.
+
+    Raises `VdiInUse` when it does, and `HostUnreachable` when it does not answer, unless the caller
+    is `certain` that it does not run.
+    """
     record = repository.vdi(vdi_uuid)
-    check_usable(repository.look("vdi_activate").forest, vdi_uuid)
-    if writable and record.read_only:
-        raise VdiUnavailable(f"{vdi_uuid} is read-only; activate it so")
-    return record
+    try:
+        if ask(repository, host_ref, "look", vdi_uuid=vdi_uuid)["served"]:
+            raise VdiInUse(f"the host serves {vdi_uuid}; deactivate it there")
+    except HostUnreachable:
+        if not certain:
+            raise
+    repository.pool.remove_from_vdi_sm_config(record.ref, keys.host_key(host_ref))
+    owner = record.sm_config.get(keys.ACTIVATING)
+    hosts = {host.uuid: host.ref for host in repository.pool.hosts()}
+    if owner is not None and hosts.get(Owner.parse(owner).host) == host_ref:
+        repository.pool.remove_from_vdi_sm_config(record.ref, keys.ACTIVATING)
+
+
+def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
+    """Start the datapath on the disk's chain and make its link: the middle of `activate`."""
+    disk = Disk(repository.uuid, vdi_uuid)
+    forest = repository.look("vdi_activate").forest
+    check_usable(forest, vdi_uuid)
+    chain = [repository.image(node) for node in forest.chain(vdi_uuid)]
+    datapaths, links = Datapaths(repository.settings), Links(repository.settings)
+    path = links.file(disk) if repository.settings.expose == "fuse" else None
+    endpoint = datapaths.for_chain(chain).open(disk, chain, read_only=not writable, path=path)
+    links.make(disk, endpoint)
+    return endpoint
+
+
+def stop(repository: Repository, vdi_uuid: str) -> None:
+    """End the datapath and its link: the middle of `deactivate`."""
+    disk = Disk(repository.uuid, vdi_uuid)
+    Links(repository.settings).remove(disk)
+    Datapaths(repository.settings).close(disk)
 
 
 def check_usable(forest: Forest, vdi_uuid: str) -> None:
@@ -113,23 +126,81 @@ def check_usable(forest: Forest, vdi_uuid: str) -> None:
         raise VdiUnavailable(f"{vdi_uuid} is hidden")
 
 
-def _look_at_others(repository: Repository, vdi_uuid: str, host: str, *, writable: bool) -> None:
-    """Two hosts that wrote their keys at once both see the other here, and both step back."""
-    present = repository.active_hosts(repository.vdi(vdi_uuid))
-    others = [how for other, how in present.items() if other != host]
-    if others and (writable or "RW" in others):
-        raise VdiInUse(f"{vdi_uuid} became active on another host")
+def make_way(repository: Repository, images: Callable[[], Collection[str]], wanted: str) -> None:
+    """Have every merge that claims any of `images` give up, and wait until it has.
 
-
-def _wait_for_claims(repository: Repository, vdi_uuid: str) -> None:
+    `images` is asked anew each time, because a merge changes chains. `wanted` names what for.
+    Raises `Busy` when a claim stands beyond the time limit.
+    """
     deadline = time.monotonic() + CLAIM_WAIT_SECONDS
+    asked: set[str] = set()
     while True:
         repository.settle()
-        forest = repository.look("vdi_activate").forest
-        chain = {node.uuid for node in forest.chain(vdi_uuid)}
-        standing = [claim for claim in claims(repository) if claim.images & chain]
+        claimed = claims.standing(repository)
+        wanted_images = images() if claimed else ()
+        standing = [claim for claim in claimed if not claim.images.isdisjoint(wanted_images)]
         if not standing:
             return
+        for claim in standing:
+            if claim.id not in asked:
+                asked.add(claim.id)
+                owner = host_by_uuid(repository.pool, claim.owner.host)
+                ask(repository, owner, "give_way", claim=claim.id)
         if time.monotonic() > deadline:
-            raise Busy(f"the chain of {vdi_uuid} is being merged by {standing[0].owner}")
+            raise Busy(f"{wanted} waits for {standing[0].owner}")
         time.sleep(CLAIM_POLL_SECONDS)
+
+
+def chain_of(repository: Repository, vdi_uuid: str) -> Callable[[], set[str]]:
+    """For `make_way`: the UUIDs of the images of a disk, read afresh at each call."""
+    return lambda: {node.uuid for node in repository.look("activate").forest.chain(vdi_uuid)}
+
+
+def _open(
+    repository: Repository, record: VdiRecord, disk: Disk, host: str, *, writable: bool
+) -> Endpoint:
+    """From the host key to a served disk; the mark says so to whoever looks meanwhile."""
+    _mark(repository, record)
+    try:
+        # Two hosts that wrote their keys at once both see the other here, and both step back.
+        _refuse_beside(repository, repository.vdi(disk.vdi), host, writable=writable)
+        make_way(repository, chain_of(repository, disk.vdi), f"activation of {disk.vdi}")
+        return serve(repository, disk.vdi, writable=writable)
+    finally:
+        _clear_mark(repository, repository.vdi(disk.vdi))
+
+
+def _refuse_beside(repository: Repository, record: VdiRecord, host: str, *, writable: bool) -> None:
+    """Raise `VdiInUse` when another host has the disk in a way that excludes this use."""
+    others = {other: how for other, how in repository.active_hosts(record).items() if other != host}
+    if not others or (not writable and "RW" not in others.values()):
+        return
+    names = {known.ref: known.name_label for known in repository.pool.hosts()}
+    said = []
+    for other, how in others.items():
+        try:
+            there = ask(repository, other, "look", vdi_uuid=record.uuid)["served"]
+            state = "" if there else ", where no process serves it: deactivate it there"
+        except HostUnreachable:
+            state = ", which does not answer; see 'sm vdi reset'"
+        said.append(f"{how} on host {names.get(other, other)}{state}")
+    raise VdiInUse(f"{record.uuid} is active {' and '.join(said)}")
+
+
+def _mark(repository: Repository, record: VdiRecord) -> None:
+    _clear_mark(repository, record)
+    owner = Owner.this_process(repository.settings.host_uuid, "vdi_activate").text
+    try:
+        repository.pool.add_to_vdi_sm_config(record.ref, keys.ACTIVATING, owner)
+    except DuplicateKey as error:
+        raise Busy(f"{record.uuid} is being activated by another host") from error
+
+
+def _clear_mark(repository: Repository, record: VdiRecord) -> None:
+    """Take away the mark if this process made it, or one of this host that has ended."""
+    text = record.sm_config.get(keys.ACTIVATING)
+    if text is None:
+        return
+    owner, host = Owner.parse(text), repository.settings.host_uuid
+    if owner.ended(host) or owner == Owner.this_process(host, owner.operation):
+        repository.pool.remove_from_vdi_sm_config(record.ref, keys.ACTIVATING)

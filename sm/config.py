@@ -17,11 +17,13 @@ from pathlib import Path
 
 from sm.cowutil.registry import FORMATS
 from sm.durable import write_file
+from sm.errors import InvalidArgument
 
 SYSTEM_ROOT = Path("/var/lib/sm")
 SYSTEM_CONFIG = Path("/etc/sm/sm.conf")
 XAPI_SOCKET = Path("/var/lib/xcp/xapi")
 XAPI_INVENTORY = Path("/etc/xensource-inventory")
+TAPDISK_CONTROL = Path("/run/blktap-control")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,9 @@ class Settings:
 
     `pool_kind` is `embedded` or `xapi`. `preferred_formats` is the default order for new disks.
     `lock_seconds` bounds every wait for a lock. `log_target` is `file`, `syslog` or `stderr`.
+    `datapath` is `tapdisk`, `own`, or `auto` for tapdisk where its program `tapdisk` is found;
+    `tapdisk_control` is the folder of its sockets. `expose` says how users reach an active disk:
+    `nbd`, a socket, or `fuse`, a file.
     """
 
     root: Path
@@ -42,6 +47,10 @@ class Settings:
     preferred_formats: tuple[str, ...]
     lock_seconds: float
     log_target: str
+    datapath: str
+    tapdisk: str
+    tapdisk_control: Path
+    expose: str
 
     @property
     def run(self) -> Path:
@@ -92,7 +101,19 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         preferred_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
         lock_seconds=float(options.get("lock_seconds", "60")),
         log_target=options.get("log", "file"),
+        datapath=_one_of(options, "datapath", "auto", "tapdisk", "own"),
+        tapdisk=options.get("tapdisk", "tapdisk"),
+        tapdisk_control=Path(options.get("tapdisk_control", str(TAPDISK_CONTROL))),
+        expose=_one_of(options, "expose", "nbd", "fuse"),
     )
+
+
+def _one_of(options: Mapping[str, str], name: str, *values: str) -> str:
+    """An option with a few possible values, the first by default."""
+    value = options.get(name, values[0])
+    if value not in values:
+        raise InvalidArgument(f"sm.conf: {name} is one of {', '.join(values)}, not {value!r}")
+    return value
 
 
 def _host_uuid(path: Path) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from base64 import b64encode
 
+from sm.datapath.base import Disk
+from sm.datapath.links import Links
 from sm.repository import Repository
 from sm.smapi.xmlrpc import Value
 from sm.tree import Node
@@ -17,10 +19,13 @@ _STANDARD_INQUIRY = bytes((0x00, 0x00, 0x05, 0x02, 0x1F, 0x00, 0x00, 0x00)) + (
 
 
 def attach_reply(repository: Repository, node: Node, sr_type: str) -> Value:
-    """How to reach an attached VDI: its file, as long as no datapath serves it."""
+    """How an attached VDI will be reached once it is active: by a file or by an NBD socket."""
+    disk, links = Disk(repository.uuid, node.uuid), Links(repository.settings)
+    as_file = repository.settings.expose == "fuse"
+    nbd = f"nbd:unix:{links.socket(disk)}:exportname={node.uuid}"
     return {
-        "params": str(repository.store.path(node.uuid, node.format)),
-        "params_nbd": "",
+        "params": str(links.file(disk)) if as_file else "",
+        "params_nbd": "" if as_file else nbd,
         "o_direct": True,
         "o_direct_reason": "SR_NOT_SUPPORTED",
         "xenstore_data": {

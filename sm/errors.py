@@ -163,6 +163,12 @@ class LockFailed(SmError):
     name = "LockErr"
 
 
+class HostUnreachable(SmError):
+    """Another host does not answer: what it does is not known."""
+
+    name = "HostUnreachable"
+
+
 class ToolFailed(SmError):
     """An external tool failed, ran out of time or could not be started."""
 

@@ -18,7 +18,13 @@ FORMAT_HINT = "type"
 VDI_TYPE = "vdi_type"
 HOST_PREFIX = "host_"
 CLAIM_PREFIX = "coalescing-"
-"""On the SR: images that a collector is merging offline; the value says which, and who."""
+"""On the SR: images that a collector is merging; the value says which, and who."""
+
+CHANGE_PREFIX = "changing-"
+"""On a shared SR: a disk whose image a command is changing; the value says who."""
+
+ACTIVATING = "activating"
+"""On a VDI: it is being activated; the value is the owner, so that a stale one can be told."""
 
 
 def vdi_type(image_format: str) -> str:
@@ -40,7 +46,7 @@ def active_hosts(sm_config: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-MARKS = frozenset({"paused", "relinking", "activating", "vhd-blocks"})
+MARKS = frozenset({"paused", "relinking", ACTIVATING, "vhd-blocks"})
 """Lock state and caches that belong to one VDI."""
 
 

@@ -1,6 +1,7 @@
 """Locks between processes of one host. Held for short: never over a copy or a remote call.
 
-Order, outermost first: `collector`, `vdi`, `sr`. A lock file is never removed, or two processes
+Order, outermost first: `collector`, `vdi`, `sr`. A thread may take again what it holds, so that
+what it calls need not know. A lock file is never removed, or two processes
 could hold "the same" lock on two files.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 
 from sm.errors import LockFailed
 from sm.owner import Owner
@@ -21,6 +23,7 @@ class Locks:
         self._folder = folder
         self._host = host
         self._seconds = seconds
+        self._held: set[tuple[int, str, str]] = set()
 
     @contextmanager
     def hold(
@@ -33,6 +36,10 @@ class Locks:
         # filelock takes 40 ms to import, and driver information needs no lock.
         from filelock import FileLock, Timeout  # noqa: PLC0415
 
+        identity = (get_ident(), space, name)
+        if identity in self._held:
+            yield
+            return
         folder = self._folder / space
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / name)
@@ -44,8 +51,10 @@ class Locks:
             raise LockFailed(f"{space} {name} is held by {self._holder(note)}") from error
         try:
             note.write_text(Owner.this_process(self._host, operation).text, encoding="utf-8")
+            self._held.add(identity)
             yield
         finally:
+            self._held.discard(identity)
             lock.release()
 
     @staticmethod

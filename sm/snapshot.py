@@ -5,11 +5,14 @@ after (`recover` finishes or undoes it, with the SR lock held):
 
 1. the journal entry;
 2. the base: a second name of the leaf's image, until a new child replaces it under the first.
-   Stopped before that: the second name is taken away, nothing has changed;
+   Stopped before that: the second name is taken away, nothing has changed. Whoever serves an
+   active leaf then goes over to the new child, which ends writing to the base; from there on the
+   work is only ever finished, because what the guest writes is in the child;
 3. the copy: its record, then its image under its final name.
    Stopped before that: the record is forgotten, and the base takes the place of the leaf again;
    if something was written to the leaf meanwhile, it stays over its base and reads as before;
-4. the base is marked hidden, last of all, so that no live data is ever taken for garbage;
+4. the base is marked hidden, last of all, so that no live data is ever taken for garbage; whoever
+   serves the leaf opens it anew, or would one day write back a header without the mark;
 5. the base's record, and the entry's end.
 
 A leaf that holds nothing over its parent needs no base: its copy is one more child of that parent.
@@ -21,14 +24,15 @@ import logging
 import uuid
 from dataclasses import dataclass, replace
 
-from sm import keys
+from sm import activation, claims, keys, users
 from sm.cowutil.base import CowUtil
 from sm.errors import (
+    Busy,
     RecordMissing,
+    SmError,
     SnapshotChainTooLong,
     SrNoSpace,
     Unimplemented,
-    VdiInUse,
     VdiUnavailable,
 )
 from sm.journal import Entry
@@ -56,14 +60,32 @@ class Copy:
     uuid: str | None = None
 
 
+def make_way(repository: Repository, source_uuid: str) -> None:
+    """Have merges give way to a copy of the disk: of its leaf, or of the chain that is served."""
+
+    def images() -> set[str]:
+        active = bool(users.of_disks(repository, {source_uuid}))
+        return activation.chain_of(repository, source_uuid)() if active else {source_uuid}
+
+    activation.make_way(repository, images, f"a copy of {source_uuid}")
+
+
 def copy_vdi(repository: Repository, source_uuid: str, copy: Copy) -> str:
-    """Make a VDI with the content that `source_uuid` has now; returns its UUID. SR lock held."""
+    """Make a VDI with the content that `source_uuid` has now; returns its UUID.
+
+    The locks of the SR and of the disk are held. Raises `Busy` while its chain is being merged.
+    """
     scan = repository.scan()
     record = repository.vdi(source_uuid)
     node, cow = _source(repository, scan, record)
     wanted = _record(record, node, copy)
     parent = scan.forest.nodes.get(node.parent or "")
-    if parent is not None and cow.allocated_size(repository.image(node).path) == 0:
+    active = users.of_disks(repository, {source_uuid})
+    if active:
+        _require_quiet(repository, scan, source_uuid)
+        users.served(repository, active)  # each answers, or nothing is begun
+    # Of an open leaf the tables on the storage may lag behind what its guest has written.
+    if parent is not None and not active and cow.allocated_size(repository.image(node).path) == 0:
         _add_child(repository, cow, parent, node, wanted)
     else:
         _fork(repository, cow, node, wanted)
@@ -82,9 +104,6 @@ def _source(repository: Repository, scan: Scan, record: VdiRecord) -> tuple[Node
     image_format = repository.formats.get(node.format)
     if not isinstance(image_format, CowUtil):
         raise Unimplemented(f"a {node.format} disk has no snapshots; use a copy-on-write format")
-    writers = [host for host, mode in repository.active_hosts(record).items() if mode == "RW"]
-    if writers:
-        raise VdiInUse(f"{uuid_} is active for writing on {', '.join(writers)}")
     depth = scan.forest.depth(uuid_)
     if depth >= image_format.max_chain_length:
         raise SnapshotChainTooLong(
@@ -94,6 +113,13 @@ def _source(repository: Repository, scan: Scan, record: VdiRecord) -> tuple[Node
     if free < 2 * CHILD_BYTES:
         raise SrNoSpace(f"{free} bytes are free, {2 * CHILD_BYTES} are needed")
     return node, image_format
+
+
+def _require_quiet(repository: Repository, scan: Scan, uuid_: str) -> None:
+    chain = {node.uuid for node in scan.forest.chain(uuid_)}
+    for claim in claims.standing(repository):
+        if claim.key.startswith(keys.CLAIM_PREFIX) and claim.images & chain:
+            raise Busy(f"VDI {uuid_}: {claim.owner} is at work on its chain")
 
 
 def _record(source: VdiRecord, node: Node, copy: Copy) -> NewVdi:
@@ -145,6 +171,7 @@ def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi) -> N
             base.uuid,
             lambda path: cow.snapshot(path, below, leaf.virtual_size),
         )
+        _follow(repository, leaf.uuid)
         entry = repository.journal.advance(entry, "copy")
         _add_child(repository, cow, base, leaf, wanted)
         entry = repository.journal.advance(entry, "hide")
@@ -160,11 +187,17 @@ def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi) -> N
 
 
 def recover(repository: Repository) -> None:
-    """Finish or undo every interrupted copy. SR lock held, so whoever wrote an entry has ended."""
+    """Finish or undo every interrupted copy. SR lock held, so whoever wrote an entry has ended.
+
+    One whose disk is served by a host that does not answer is left as it is, and held.
+    """
     for entry in repository.journal.entries():
         if entry.operation == OPERATION:
             repository.store.remove_unfinished()
-            _finish(repository, entry)
+            try:
+                _finish(repository, entry)
+            except SmError as error:
+                log.warning("the copy of %s cannot be finished yet: %s", entry.key, error)
 
 
 def _finish(repository: Repository, entry: Entry) -> bool:
@@ -174,18 +207,39 @@ def _finish(repository: Repository, entry: Entry) -> bool:
     copied = repository.store.path(copy, image_format).exists()
     if repository.store.displaced(leaf, image_format, base):
         cow = repository.formats.cow(image_format)
+        served = _follow(repository, leaf)
         if not copied:
             _forget(repository, copy)
-        if not copied and cow.allocated_size(repository.store.path(leaf, image_format)) == 0:
+        unwritten = not served and _is_empty(repository, cow, leaf)
+        if not copied and unwritten:
             repository.store.supersede(leaf, image_format, base)
         else:
             repository.journal.observe("snapshot: set hidden")
             cow.set_hidden(repository.store.path(base, image_format), True)
+            if served:
+                _follow(repository, leaf)
             _record_base(repository, leaf, base)
     else:
         repository.store.undo_displace(leaf, image_format, base)
     repository.journal.close(entry)
     return copied
+
+
+def _is_empty(repository: Repository, cow: CowUtil, leaf: str) -> bool:
+    return cow.allocated_size(repository.store.path(leaf, cow.name)) == 0
+
+
+def _follow(repository: Repository, leaf: str) -> bool:
+    """Have whoever serves the leaf use its present chain; whether anybody does."""
+    active = users.of_disks(repository, {leaf})
+    if not active:
+        return False
+    chain = repository.scan().forest.chain(leaf)
+    repository.journal.observe("snapshot: follow")
+    served = False
+    for user in active:
+        served |= users.refresh(repository, user, chain)
+    return served
 
 
 def _forget(repository: Repository, uuid_: str) -> None:

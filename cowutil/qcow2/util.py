@@ -41,6 +41,7 @@ class Qcow2Util(CowUtil):
     limits = SizeLimits(minimum=64 << 10, maximum=16 << 40, granularity=64 << 10)
     magics: ClassVar[tuple[Magic, ...]] = (Magic(0, layout.MAGIC),)
     parent_formats: ClassVar[frozenset[str]] = frozenset({"qcow2", "raw"})
+    merged_beside: ClassVar[bool] = False  # an open image has its tables cached, to be written back
 
     def __init__(self, runner: ToolRunner) -> None:
         self._runner = runner

@@ -52,6 +52,7 @@ class VhdUtil(CowUtil):
     limits = SizeLimits(BLOCK_SIZE, MAX_VIRTUAL_SIZE, BLOCK_SIZE)
     magics = (Magic(0, COOKIE), Magic(-FOOTER_SIZE, COOKIE), Magic(1 - FOOTER_SIZE, COOKIE))
     parent_formats = frozenset({"vhd", "raw"})
+    merged_beside = True
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from sm.cli.resolve import pick
 from sm.config import Settings
 from sm.drivers.registry import driver_class
 from sm.errors import InvalidArgument, SrUnavailable, VdiMissing
-from sm.pool.base import Pool, PoolAdmin, SrRecord, VdiRecord
+from sm.pool.base import HostRecord, Pool, PoolAdmin, SrRecord, VdiRecord
 from sm.pool.open import open_pool
 from sm.repository import Repository
 from sm.smapi.request import Request
@@ -67,6 +67,13 @@ class Admin:
         found = pick(text, known)
         if found is None:
             raise VdiMissing(f"there is no VDI {text!r}")
+        return found
+
+    def find_host(self, text: str) -> HostRecord:
+        """A host by UUID, unique prefix of it, or name."""
+        found = pick(text, [(host.uuid, host.name_label, host) for host in self.pool.hosts()])
+        if found is None:
+            raise InvalidArgument(f"the pool has no host {text!r}")
         return found
 
     def repository(self, sr: SrRecord) -> Repository:

@@ -32,6 +32,11 @@ class FileCommand:
     about: str
     arguments: tuple[Option, ...]
 
+    @property
+    def description(self) -> str:
+        """What it does, whole."""
+        return self.about
+
     def load(self) -> FileRun:
         """The function, as `module:name` says."""
         module, _, attribute = self.place.partition(":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -37,8 +38,13 @@ class Command:
 
     @property
     def about(self) -> str:
-        """What it does, for the help."""
-        return (self.run.__doc__ or "").splitlines()[0]
+        """What it does, in a line."""
+        return self.description.splitlines()[0]
+
+    @property
+    def description(self) -> str:
+        """What it does, whole."""
+        return inspect.cleandoc(self.run.__doc__ or "")
 
 
 def _arg(*names: str, **keywords: Any) -> Option:
@@ -109,6 +115,16 @@ COMMANDS: Sequence[Command] = (
     ),
     Command("vdi", "deactivate", vdi_commands.deactivate, (_VDI,)),
     Command(
+        "vdi",
+        "reset",
+        vdi_commands.reset,
+        (
+            _VDI,
+            _arg("--host", required=True, help="the host: UUID, a unique beginning, or name"),
+            _arg("--host-is-off", action="store_true", help="it does not run, for certain"),
+        ),
+    ),
+    Command(
         "gc",
         "run",
         gc_commands.run,
@@ -173,7 +189,9 @@ def _parser() -> argparse.ArgumentParser:
             group = groups.add_parser(command.group, help=helps[command.group])
             made[command.group] = group.add_subparsers(metavar="ACTION", required=True)
         about = command.about
-        sub = made[command.group].add_parser(command.name, help=about, description=about)
+        sub = made[command.group].add_parser(
+            command.name, help=about, description=command.description
+        )
         _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
         for names, keywords in command.arguments:
             sub.add_argument(*names, **keywords)

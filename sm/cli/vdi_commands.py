@@ -6,10 +6,11 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from sm import keys
+from sm import activation, keys
 from sm.cli.admin import Admin
 from sm.cli.sizes import parse_size, show_size
-from sm.errors import VdiUnavailable
+from sm.errors import SmError, VdiUnavailable
+from sm.hosts.calls import ask
 from sm.pool.base import NULL_REF, SrRecord, VdiRecord
 from sm.scan import Scan
 
@@ -75,25 +76,42 @@ def delete(admin: Admin, options: Namespace) -> None:
 
 
 def activate(admin: Admin, options: Namespace) -> None:
-    """Note that this host uses a VDI, and say where it is."""
+    """Serve a VDI on this host, and say how to reach it."""
     writable = "false" if options.read_only else "true"
-    reply = _mapping(admin.call_vdi("vdi_attach", options.vdi, writable))
+    admin.call_vdi("vdi_attach", options.vdi, writable)
     admin.call_vdi("vdi_activate", options.vdi, writable)
-    _, vdi = admin.find_vdi(options.vdi)
+    sr, vdi = admin.find_vdi(options.vdi)
+    repository = admin.repository(sr)
+    there = ask(repository, admin.pool.this_host().ref, "look", vdi_uuid=vdi.uuid)
     document = {
         "uuid": vdi.uuid,
-        "path": reply["params"],
         "mode": "RW" if writable == "true" else "RO",
+        **{key: there[key] for key in ("nbd", "path", "datapath", "pid")},
     }
-    admin.output.result(document, str(reply["params"]))
+    words = [f"{key}: {document[key]}" for key in ("path", "nbd") if document[key]]
+    words.append(f"process: {document['pid']} ({document['datapath']})")
+    admin.output.result(document, "\n".join(words))
 
 
 def deactivate(admin: Admin, options: Namespace) -> None:
-    """Note that this host uses a VDI no longer."""
+    """Stop serving a VDI on this host."""
     admin.call_vdi("vdi_deactivate", options.vdi)
     admin.call_vdi("vdi_detach", options.vdi)
     _, vdi = admin.find_vdi(options.vdi)
     admin.output.result({"uuid": vdi.uuid, "active": False}, "")
+
+
+def reset(admin: Admin, options: Namespace) -> None:
+    """Take back that a host uses a VDI, when that host cannot do so itself any more.
+
+    A host that answers is asked first, and nothing is done while it serves the VDI. One that does
+    not answer may still be writing: if so, and the VDI is then activated elsewhere, its content is
+    lost. Make sure that the host is off, then say so with --host-is-off.
+    """
+    sr, vdi = admin.find_vdi(options.vdi)
+    host = admin.find_host(options.host)
+    activation.reset(admin.repository(sr), vdi.uuid, host.ref, certain=options.host_is_off)
+    admin.output.result({"uuid": vdi.uuid, "host": host.uuid, "active": False}, "")
 
 
 def list_(admin: Admin, options: Namespace) -> None:
@@ -149,16 +167,13 @@ def show(admin: Admin, options: Namespace) -> None:
     sr, vdi = admin.find_vdi(options.vdi)
     found = admin.repository(sr).look("vdi show")
     node = found.forest.nodes.get(vdi.uuid)
-    hosts = {host.ref: host.name_label for host in admin.pool.hosts()}
     document: dict[str, Any] = {
         **_summary(sr, vdi),
         "path": str(found.volumes[vdi.uuid].path) if node else None,
         "parent": node.parent if node else None,
         "depth": found.forest.depth(vdi.uuid) if node else None,
         "snapshot_of": _uuid_of(admin, vdi.snapshot_of),
-        "active": {
-            hosts.get(ref, ref): mode for ref, mode in keys.active_hosts(vdi.sm_config).items()
-        },
+        "active": _active(admin, sr, vdi),
         "problem": found.forest.defect(vdi.uuid) if node else "its image is missing",
         "sm_config": dict(vdi.sm_config),
     }
@@ -171,6 +186,23 @@ def show(admin: Admin, options: Namespace) -> None:
         }
     lines = [f"{key}: {'-' if value is None else value}" for key, value in document.items()]
     admin.output.result(document, "\n".join(lines))
+
+
+def _active(admin: Admin, sr: SrRecord, vdi: VdiRecord) -> list[dict[str, Any]]:
+    """Where a VDI is active, and what its host says of it."""
+    hosts = {host.ref: host.name_label for host in admin.pool.hosts()}
+    found = []
+    for ref, mode in keys.active_hosts(vdi.sm_config).items():
+        row: dict[str, Any] = {"host": hosts.get(ref, ref), "mode": mode}
+        try:
+            there = ask(admin.repository(sr), ref, "look", vdi_uuid=vdi.uuid)
+        except SmError as error:
+            found.append({**row, "state": "unknown", "problem": error.fault_string})
+            continue
+        row["state"] = "served" if there["served"] else "not served"
+        shown = ("datapath", "pid", "nbd", "path", "paused")
+        found.append(row | {key: there[key] for key in shown if key in there})
+    return found
 
 
 def _uuid_of(admin: Admin, ref: str) -> str | None:

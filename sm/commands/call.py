@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from sm import snapshot
+from sm import claims, snapshot
 from sm.config import Settings
 from sm.errors import BadRequest, SmError
 from sm.pool.base import Pool
@@ -42,12 +42,23 @@ class Call:
         return Repository.open(self.request.sr_uuid, self.settings, self.pool)
 
     @contextmanager
-    def locked(self) -> Iterator[Repository]:
+    def locked(self, repository: Repository | None = None) -> Iterator[Repository]:
         """The SR of the request with its lock held and nothing interrupted left in it."""
-        repository = self.repository()
+        repository = repository or self.repository()
         repository.settle()
         with repository.locked(self.request.command):
             snapshot.recover(repository)
+            yield repository
+
+    @contextmanager
+    def changing(self) -> Iterator[Repository]:
+        """As `locked`, and no host activates or deactivates the VDI of the request meanwhile."""
+        repository, command = self.repository(), self.request.command
+        with (
+            repository.locks.hold("vdi", self.vdi_uuid, command),
+            claims.changing(repository, self.vdi_uuid, command),
+            self.locked(repository),
+        ):
             yield repository
 
     @property

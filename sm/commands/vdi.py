@@ -46,7 +46,7 @@ def _vdi_create(call: Call) -> Value:
 
 def _vdi_delete(call: Call) -> Value:
     call.require_master()
-    with call.locked() as repository:
+    with call.changing() as repository:
         vdi.delete(repository, call.vdi_uuid)
     kick(call.settings.run, call.request.sr_uuid)
     return None
@@ -63,16 +63,17 @@ def _vdi_clone(call: Call) -> Value:
 def _copy(call: Call, *, is_a_snapshot: bool) -> Value:
     call.require_master()
     if call.request.driver_params.get("mirror"):
-        raise Unimplemented("a snapshot with a mirror needs a datapath")
+        raise Unimplemented("a snapshot with a mirror is not supported")
     time = datetime.now(UTC).strftime("%Y%m%dT%H:%M:%SZ")
-    with call.locked() as repository:
+    snapshot.make_way(call.repository(), call.vdi_uuid)
+    with call.changing() as repository:
         copied = snapshot.copy_vdi(repository, call.vdi_uuid, Copy(is_a_snapshot, time))
     return _vdi_info(copied)
 
 
 def _vdi_resize(call: Call) -> Value:
     call.require_master()
-    with call.locked() as repository:
+    with call.changing() as repository:
         vdi.resize(repository, call.vdi_uuid, call.request.size(0))
     return _vdi_info(call.vdi_uuid)
 
@@ -96,7 +97,7 @@ def _vdi_introduce(call: Call) -> Value:
 
 def _vdi_compose(call: Call) -> Value:
     call.require_master()
-    with call.locked() as repository:
+    with call.changing() as repository:
         vdi.compose(repository, call.request.argument(0, "vdi1"), call.vdi_uuid)
     return None
 
@@ -110,7 +111,7 @@ def _vdi_attach(call: Call) -> Value:
 
 
 def _vdi_detach(call: Call) -> Value:
-    # Nothing was set up by attach that could be left behind; a VDI that is gone is detached.
+    # Attach only tells where the disk will be found; a VDI that is gone is detached.
     logger.debug("detached %s", call.vdi_uuid)
     return None
 
@@ -120,6 +121,8 @@ def _vdi_activate(call: Call) -> Value:
     repository = call.repository()
     with repository.locks.hold("vdi", call.vdi_uuid, "vdi_activate"):
         activation.activate(repository, call.vdi_uuid, writable=writable)
+    # A merge that gave way can now go on through the datapath.
+    kick(call.settings.run, call.request.sr_uuid)
     return None
 
 
@@ -127,6 +130,7 @@ def _vdi_deactivate(call: Call) -> Value:
     repository = call.repository()
     with repository.locks.hold("vdi", call.vdi_uuid, "vdi_deactivate"):
         activation.deactivate(repository, call.vdi_uuid)
+    kick(call.settings.run, call.request.sr_uuid)
     return None
 
 
@@ -144,12 +148,22 @@ def _vdi_generate_config(call: Call) -> Value:
 
 
 def _vdi_attach_from_config(call: Call) -> Value:
-    """Attach without a pool database: the SR from its device_config, the disk by its file."""
+    """Serve a disk without a pool database: the SR from its device_config, no host key."""
     request = call.request
     if call.driver.attachments.find(request.sr_uuid) is None:
         attachment = call.driver.attach(request.sr_uuid, request.device_config)
         call.driver.attachments.save(attachment)
+    repository = call.repository()
+    with repository.locks.hold("vdi", call.vdi_uuid, request.command):
+        activation.serve(repository, call.vdi_uuid, writable=True)
     return _vdi_attach(call)
+
+
+def _vdi_detach_from_config(call: Call) -> Value:
+    repository = call.repository()
+    with repository.locks.hold("vdi", call.vdi_uuid, call.request.command):
+        activation.stop(repository, call.vdi_uuid)
+    return None
 
 
 def _vdi_epoch_begin(call: Call) -> Value:
@@ -182,7 +196,7 @@ HANDLERS: Mapping[str, Handler] = {
     "vdi_deactivate": _vdi_deactivate,
     "vdi_generate_config": _vdi_generate_config,
     "vdi_attach_from_config": _vdi_attach_from_config,
-    "vdi_detach_from_config": _vdi_detach,
+    "vdi_detach_from_config": _vdi_detach_from_config,
     "vdi_resize_online": _vdi_resize,
     "vdi_epoch_begin": _vdi_epoch_begin,
     "vdi_epoch_end": _vdi_epoch_end,

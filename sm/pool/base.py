@@ -77,6 +77,13 @@ class Pool(ABC):
     def hosts(self) -> list[HostRecord]:
         """All hosts of the pool."""
 
+    @abstractmethod
+    def call_host(self, ref: str, function: str, arguments: Mapping[str, str]) -> str:
+        """Have another host do something; see `sm.hosts`. Returns its answer, JSON.
+
+        Raises `HostUnreachable` when it does not answer: it may have done it or not.
+        """
+
     # SRs
 
     @abstractmethod

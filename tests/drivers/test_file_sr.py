@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import uuid
 import xmlrpc.client
 from base64 import b64decode
@@ -231,8 +232,9 @@ def test_attach_and_activate(host: Host) -> None:
     members = host.vdi(disk)
     first = host.plugin.call("vdi_attach", "true", **members)
     assert first == host.plugin.call("vdi_attach", "true", **members)
-    assert first["params"] == str(host.location / f"{disk}.qcow2")
-    assert first["params_nbd"] == ""
+    assert first["params"] == ""
+    socket, name = first["params_nbd"].removeprefix("nbd:unix:").split(":exportname=")
+    assert name == disk
     assert first["o_direct"] is True
     data = first["xenstore_data"]
     assert data["vdi-uuid"] == disk
@@ -244,13 +246,27 @@ def test_attach_and_activate(host: Host) -> None:
     assert host.plugin.call("vdi_activate", "true", **members) is None
     key = f"host_{host.plugin.members['host_ref']}"
     assert host.pool.vdi_by_uuid(disk).sm_config[key] == "RW"
-    assert host.plugin.fault("vdi_snapshot", **members).faultCode == 24
+    assert nbd_size(socket, name) == 8 * MIB
+    assert host.plugin.fault("vdi_resize", str(9 * MIB), **members).faultCode == 24
     assert host.plugin.fault("vdi_delete", **members).faultCode == 24
     assert host.plugin.fault("sr_detach").faultCode == 16
     assert host.plugin.call("vdi_deactivate", **members) is None
     assert host.plugin.call("vdi_deactivate", **members) is None
     assert host.plugin.call("vdi_detach", **members) is None
+    assert not Path(socket).exists()
     assert key not in host.pool.vdi_by_uuid(disk).sm_config
+
+
+def nbd_size(socket: str, name: str) -> int:
+    """The size of an export, asked of it by libnbd."""
+    ended = subprocess.run(
+        ["nbdinfo", "--size", f"nbd+unix:///{name}?socket={socket}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return int(ended.stdout)
 
 
 def test_attach_from_config_needs_no_session(host: Host) -> None:
@@ -261,9 +277,11 @@ def test_attach_from_config_needs_no_session(host: Host) -> None:
     assert host.plugin.call("sr_detach") is None
     ended = host.plugin.raw(text)
     (reply,), _ = xmlrpc.client.loads(ended.stdout)
-    assert reply["params"] == str(host.location / f"{disk}.qcow2")
+    socket, name = reply["params_nbd"].removeprefix("nbd:unix:").split(":exportname=")
+    assert nbd_size(socket, name) == 8 * MIB
     back = host.plugin.raw(text.replace("vdi_attach_from_config", "vdi_detach_from_config"))
     assert xmlrpc.client.loads(back.stdout)[0] == (None,)
+    assert not Path(socket).exists()
 
 
 def test_compose(host: Host) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.datapath.clients import qemu_io
 from tests.support import guest
 from tests.support.guest import Model
 from tests.support.site import MIB, Site
@@ -121,9 +122,9 @@ def test_the_next_use_of_a_disk_mends_it_first(cow_format: str, tmp_path: Path) 
     for number in range(first, len(steps) + 1):
         scene, images = leaf_scene(Site(tmp_path / str(number)), cow_format)
         scene.site.process(CHILD, scene.sr, str(number), timeout=60)
-        scene.site.sm("vdi", "activate", scene.disk)
-        scene.write(4 * MIB, 4096, 9)
-        scene.site.sm("vdi", "deactivate", scene.disk)
+        qemu_io(scene.site.activate(scene.disk), f"write -P 9 {4 * MIB} 4096")
+        scene.models[scene.disk].data[4 * MIB : 4 * MIB + 4096] = bytes([9]) * 4096
+        scene.site.deactivate(scene.disk)
         scene.verify()
         scene.site.sm("gc", "run", "--sr", scene.sr)
         scene.verify_tidy(images)

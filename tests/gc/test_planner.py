@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from sm.gc.planner import Coalesce, Delete, LeafCoalesce, Situation, plan
 from sm.tree import Forest, Node, Reference
+from sm.users import User
 
 QUIET = Situation()
+BESIDE = Situation(beside=frozenset({"qcow2"}))
+"""As if the format could be merged while others have it open."""
 
 
 def grow(text: str) -> Forest:
@@ -66,10 +69,52 @@ def test_a_visible_image_is_never_merged_into() -> None:
     assert plan(grow("a x<a"), QUIET).actions == ()
 
 
-def test_an_active_leaf_above_makes_the_run_wait() -> None:
-    decided = plan(grow("A B<A x<B y<B"), Situation(active={"y": "RW on h"}))
+def used(*users: User, beside: bool = False) -> Situation:
+    """A situation in which these users have disks active."""
+    active = {user.vdi: tuple(u for u in users if u.vdi == user.vdi) for user in users}
+    return replace(BESIDE if beside else QUIET, active=active)
+
+
+Y = User("y", "h", writable=True)
+
+
+def test_the_only_datapath_above_merges_the_run() -> None:
+    decided = plan(grow("A B<A x<B y<B"), used(Y))
+    assert decided.actions == (Coalesce(("B",), "A", through=Y),)
+
+
+@pytest.mark.parametrize(
+    ("users", "code"),
+    [
+        ((Y, User("x", "other", writable=True)), "several-users"),
+        ((Y, User("x", "h", writable=True)), "several-users"),
+        ((User("y", "h", writable=False), User("y", "other", writable=False)), "several-users"),
+        ((User("y", "h", writable=False),), "read-only-user"),
+    ],
+)
+def test_other_datapaths_make_the_run_wait(users: tuple[User, ...], code: str) -> None:
+    decided = plan(grow("A B<A x<B y<B"), used(*users))
     assert decided.actions == ()
-    assert [(each.image, each.code) for each in decided.waiting] == [("B", "active")]
+    assert [(each.image, each.code) for each in decided.waiting] == [("B", code)]
+
+
+def test_a_format_that_is_merged_beside_its_users_does_not_wait() -> None:
+    users = (Y, User("x", "other", writable=False))
+    decided = plan(grow("A B<A x<B y<B"), used(*users, beside=True))
+    assert decided.actions == (Coalesce(("B",), "A"),)
+
+
+def test_an_active_leaf_is_not_merged() -> None:
+    for beside in (False, True):
+        decided = plan(grow("A y<A"), used(Y, beside=beside))
+        assert (decided.actions, decided.waiting[0].code) == ((), "active-leaf")
+    assert plan(grow("A B<A y<B"), used(Y, beside=True)).actions == (Coalesce(("B",), "A"),)
+    assert plan(grow("A B<A y<B"), used(Y)).actions == (Coalesce(("B",), "A", through=Y),)
+
+
+def test_users_of_other_disks_do_not_matter() -> None:
+    decided = plan(grow("A B<A x<B z y"), used(Y))
+    assert decided.actions == (LeafCoalesce("x", ("B",), "A"),)
 
 
 def test_held_images_wait() -> None:
@@ -129,7 +174,12 @@ def situations(draw: st.DrawFn) -> tuple[Forest, Situation]:
         for _ in range(draw(st.integers(0, 1)) * draw(st.integers(0, 1)))
     ]
     some = st.dictionaries(st.sampled_from(names), st.just("why"), max_size=1)
-    situation = Situation(draw(some), draw(some), draw(some), True, draw(st.booleans()))
+    active = {
+        name: (User(name, "h", draw(st.booleans())),)
+        for name in draw(st.sets(st.sampled_from(names), max_size=2))
+    }
+    beside = draw(st.sampled_from([frozenset(), frozenset({"vhd"}), frozenset({"qcow2"})]))
+    situation = Situation(active, beside, draw(some), draw(some), True, draw(st.booleans()))
     return Forest(nodes, references), situation
 
 
@@ -149,8 +199,18 @@ def test_no_plan_loses_anything(drawn: tuple[Forest, Situation]) -> None:
             assert forest[action.into].hidden
             assert all(forest[uuid].hidden for uuid in gone)
             assert chain[1 if isinstance(action, LeafCoalesce) else 0 : into] == list(action.images)
-            for node in forest.leaves_above(action.into):
-                assert node.uuid not in situation.active
+            users = [
+                user
+                for node in forest.subtree(action.into)
+                for user in situation.active.get(node.uuid, ())
+            ]
+            if isinstance(action, LeafCoalesce):
+                assert users == []
+            elif users and forest[action.into].format not in situation.beside:
+                assert users == [action.through]
+                assert users[0].writable
+            else:
+                assert action.through is None
             doomed = {
                 uuid
                 for other in plan(forest, situation).actions

@@ -129,7 +129,8 @@ def assert_kept_inside(trace: str) -> None:
         if started and "qemu" in line:
             assert ".vhd" not in line, line
             assert SECRET not in line, line
-            assert "json:" in line or '"-f", "' in line, f"a format is left to be guessed: {line}"
+            named = "json:" in line or '"-f", "' in line or '"--blockdev", ' in line
+            assert named, f"a format is left to be guessed: {line}"
 
 
 def test_a_scan_reports_each_and_goes_on(planted: Planted) -> None:

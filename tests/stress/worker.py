@@ -19,7 +19,7 @@ from sm.errors import SmError
 from sm.gc.collector import Collector
 from sm.pool.open import open_pool
 from sm.repository import Repository
-from tests.support import guest
+from tests.datapath.clients import qemu_io
 from tests.support.site import Refused, Site
 
 BLOCK = 64 << 10
@@ -75,7 +75,7 @@ class Worker:
             return
         disk = self.random.choice(sorted(self.writable))
         try:
-            self.site.sm("vdi", "activate", disk)
+            uri = self.site.activate(disk)
         except Refused as refused:
             # Its chain is being merged and that took too long; nothing was changed.
             assert refused.error["name"] == "EGAIN", refused.error
@@ -83,9 +83,9 @@ class Worker:
         first = self.random.randrange(BLOCKS)
         count = self.random.randint(1, min(4, BLOCKS - first))
         byte = self.random.randint(1, 255)
-        guest.write(self.site.chain(self.sr, disk), first * BLOCK, count * BLOCK, byte)
+        qemu_io(uri, f"write -P {byte} {first * BLOCK} {count * BLOCK}")
         self.disks[disk][first : first + count] = [byte] * count
-        self.site.sm("vdi", "deactivate", disk)
+        self.site.deactivate(disk)
 
     def delete(self) -> None:
         """Delete a disk."""

@@ -57,6 +57,24 @@ class Site:
             raise Refused(document["error"])
         return document
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Run `sm --json` in a process of its own, beside this one."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "sm.cli.main", "--json", *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    @staticmethod
+    def result(started: subprocess.Popen[str]) -> Any:
+        """The document of a command that was started; raises `Refused`."""
+        text, _ = started.communicate(timeout=120)
+        document = json.loads(text)
+        if started.returncode == 1:
+            raise Refused(document["error"])
+        return document
+
     def create_sr(self, name: str = "store") -> str:
         """A File SR in a new folder; returns its UUID."""
         location = self.folder / name
@@ -79,6 +97,14 @@ class Site:
     def delete(self, vdi: str) -> None:
         """Delete a VDI."""
         self.sm("vdi", "delete", vdi)
+
+    def activate(self, vdi: str, *more: str) -> str:
+        """Activate a VDI; returns its NBD URI."""
+        return str(self.sm("vdi", "activate", vdi, *more)["nbd"])
+
+    def deactivate(self, vdi: str) -> None:
+        """Deactivate a VDI."""
+        self.sm("vdi", "deactivate", vdi)
 
     def repository(self, sr: str, observer: Observer = no_observer) -> Repository:
         """The SR as the collector and the drivers see it."""

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sm.errors import DuplicateKey, PoolError, RecordMissing, SrInUse
+from sm.errors import DuplicateKey, HostUnreachable, PoolError, RecordMissing, SrInUse
 from sm.pool.base import FieldValue, PoolAdmin
 from sm.pool.embedded import rows
 from sm.pool.embedded.database import Database
@@ -71,6 +71,10 @@ class EmbeddedPool(PoolAdmin):
         with self._adding(f"host {uuid}") as connection:
             rows.insert(connection, "host", {"ref": ref, "uuid": uuid, "name_label": name_label})
         return ref
+
+    def call_host(self, ref: str, function: str, arguments: Mapping[str, str]) -> str:
+        """Not possible yet."""
+        raise HostUnreachable(f"host {ref} has no service")
 
     # SRs
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sm.errors import RecordMissing
+from sm.errors import HostUnreachable, RecordMissing
 from sm.pool.base import FieldValue, Pool
 from sm.pool.errors import PoolHostUnknown, PoolProtocolError
 from sm.pool.records import (
@@ -69,6 +69,10 @@ class XapiPool(Pool):
         """All hosts of the pool."""
         found = self._records("host")
         return _by_uuid([wire.host_record(ref, fields) for ref, fields in found.items()])
+
+    def call_host(self, ref: str, function: str, arguments: Mapping[str, str]) -> str:
+        """Not possible yet."""
+        raise HostUnreachable(f"host {ref} has no service")
 
     # SRs
 

@@ -75,6 +75,7 @@ class ToyFormat(CowUtil):
     name = "toy"
     limits = SizeLimits(minimum=SECTOR, maximum=1 << 40, granularity=SECTOR)
     parent_formats: ClassVar[frozenset[str]] = frozenset({"toy"})
+    merged_beside: ClassVar[bool] = True
 
     def __init__(self, images: MutableMapping[Path, ToyImage]) -> None:
         self.images = images

@@ -1,0 +1,121 @@
+"""Claims: who is about to change which images, published so that activation sees it, and yields.
+
+A claim is a key of the SR in the pool. Whoever wants images for work first publishes a claim, then
+looks whether a disk above is active; activation first writes its host key, then looks for claims.
+So at least one of them sees the other. Merges give way to users: they are asked by a file in the
+run folder of their host, named for the one claim that it is about, so that it cannot stop another.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sm import keys
+from sm.config import Settings
+from sm.errors import Busy, DuplicateKey
+from sm.owner import Owner
+from sm.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The word of `owner` that it changes `images`; `id` is this claim's alone."""
+
+    key: str
+    id: str
+    images: frozenset[str]
+    owner: Owner
+
+
+def standing(repository: Repository) -> list[Claim]:
+    """The claims on the SR, read afresh."""
+    found = []
+    for key, value in repository.pool.sr_by_uuid(repository.uuid).sm_config.items():
+        if key.startswith((keys.CLAIM_PREFIX, keys.CHANGE_PREFIX)):
+            content = json.loads(value)
+            owner = Owner.parse(content["owner"])
+            found.append(Claim(key, content["id"], frozenset(content["images"]), owner))
+    return found
+
+
+def publish_merge(repository: Repository, target: str, images: Collection[str]) -> Claim:
+    """Claim images for a merge into `target`, which is one of them."""
+    return _publish(repository, f"{keys.CLAIM_PREFIX}{target}", images, "coalesce")
+
+
+def withdraw_merge(repository: Repository, target: str) -> None:
+    """Give up the claim on a merge into `target`, if there is one."""
+    _withdraw(repository, f"{keys.CLAIM_PREFIX}{target}")
+
+
+@contextmanager
+def changing(repository: Repository, vdi_uuid: str, operation: str) -> Iterator[None]:
+    """Claim a disk's image for a change that another host must not miss.
+
+    On an SR of one host the SR lock does the same, and nothing is written. Raises `Busy` when
+    somebody else has the claim.
+    """
+    if not repository.record.shared:
+        yield
+        return
+    key = f"{keys.CHANGE_PREFIX}{vdi_uuid}"
+    try:
+        _publish(repository, key, (vdi_uuid,), operation)
+    except DuplicateKey as error:
+        raise Busy(f"VDI {vdi_uuid} is being changed by another host") from error
+    try:
+        yield
+    finally:
+        _withdraw(repository, key)
+
+
+def drop_stale(repository: Repository) -> None:
+    """Withdraw the claims on changes whose owner was a process of this host and has ended.
+
+    Claims of merges belong to journal entries, and end with them.
+    """
+    for claim in standing(repository):
+        if claim.key.startswith(keys.CHANGE_PREFIX) and claim.owner.ended(
+            repository.settings.host_uuid
+        ):
+            _withdraw(repository, claim.key)
+
+
+def ask_to_yield(settings: Settings, claim: Claim) -> None:
+    """Ask the merge behind a claim, which runs on this host, to give up."""
+    path = _request(settings, claim)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def asked_to_yield(settings: Settings, claim: Claim) -> bool:
+    """Whether somebody wants the merge behind a claim to give up."""
+    return _request(settings, claim).exists()
+
+
+def forget_request(settings: Settings, claim: Claim) -> None:
+    """Take the request away, once the claim is gone."""
+    _request(settings, claim).unlink(missing_ok=True)
+
+
+def _request(settings: Settings, claim: Claim) -> Path:
+    return settings.run / "gc" / f"{claim.id}.yield"
+
+
+def _publish(repository: Repository, key: str, images: Collection[str], operation: str) -> Claim:
+    owner = Owner.this_process(repository.settings.host_uuid, operation)
+    claim = Claim(key, uuid.uuid4().hex, frozenset(images), owner)
+    value = json.dumps(
+        {"id": claim.id, "images": sorted(images), "owner": owner.text}, separators=(",", ":")
+    )
+    repository.pool.add_to_sr_sm_config(repository.record.ref, key, value)
+    return claim
+
+
+def _withdraw(repository: Repository, key: str) -> None:
+    repository.pool.remove_from_sr_sm_config(repository.record.ref, key)

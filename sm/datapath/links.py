@@ -1,0 +1,38 @@
+"""Names of served disks that do not change: known at attach, before any process runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sm.config import Settings
+from sm.datapath.base import Disk, Endpoint
+from sm.datapath.sockets import socket_folder
+
+
+class Links:
+    """The links of one host, below its run folder; each is named for SR and VDI."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._run = settings.run
+
+    def socket(self, disk: Disk) -> Path:
+        """Where the NBD socket of a disk is found while it is active."""
+        return socket_folder(self._run / "nbd" / disk.sr) / disk.vdi
+
+    def file(self, disk: Disk) -> Path:
+        """Where a disk is shown as a file, if it is to be."""
+        return self._run / "disk" / disk.sr / disk.vdi
+
+    def make(self, disk: Disk, endpoint: Endpoint) -> None:
+        """Let the name lead to the socket of the process that serves the disk."""
+        if endpoint.socket is None:
+            return
+        link = self.socket(disk)
+        fresh = link.with_name(f".new-{link.name}")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(endpoint.socket)
+        fresh.replace(link)
+
+    def remove(self, disk: Disk) -> None:
+        """Take the name away."""
+        self.socket(disk).unlink(missing_ok=True)

@@ -1,0 +1,223 @@
+"""What a host does when it is asked to, with disks that it serves and merges that it runs.
+
+The caller is another host, or this one. Arguments and answers are plain, so that they travel as
+JSON. Whatever concerns a disk happens under its lock, so it comes before or after an activation on
+this host, never in the middle; the wait for it is short, and then `Busy`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sm import claims
+from sm.cowutil.base import ImageRef
+from sm.datapath.base import CommittingDatapath, Disk, Job, JobState, Served
+from sm.datapath.choose import Datapaths
+from sm.errors import BadRequest, Busy, LockFailed, SmError, Unimplemented, VdiMissing
+from sm.repository import Repository
+
+Arguments = Mapping[str, str]
+Answer = dict[str, Any]
+
+LOCK_SECONDS = 5.0
+"""For a disk's lock; an activation that waits for the caller must not make it wait for ever."""
+
+CANCEL_SECONDS = 30.0
+"""For a commit to end once it was told to."""
+
+POLL_SECONDS = 0.02
+
+
+def perform(repository: Repository, function: str, arguments: Arguments) -> Answer:
+    """Carry out one request about an SR that is attached on this host."""
+    action = ACTIONS.get(function)
+    if action is None:
+        raise BadRequest(f"a host cannot {function!r}")
+    try:
+        return action(repository, arguments)
+    except KeyError as error:
+        raise BadRequest(f"{function}: {error} is missing") from error
+
+
+def _look(repository: Repository, arguments: Arguments) -> Answer:
+    """Whether and how this host serves a disk."""
+    with _locked(repository, arguments, "look") as disk:
+        found = Datapaths(repository.settings).find(disk)
+        return {"served": False} if found is None else _describe(repository, found[1])
+
+
+def _refresh(repository: Repository, arguments: Arguments) -> Answer:
+    """Have a disk served from another chain that reads the same."""
+    chain = _chain(repository, arguments)
+    with _locked(repository, arguments, "refresh") as disk:
+        found = Datapaths(repository.settings).find(disk)
+        if found is not None:
+            found[0].refresh(disk, chain)
+        return {"served": found is not None}
+
+
+def _pause(repository: Repository, arguments: Arguments) -> Answer:
+    """Make the users of a disk wait, with its images closed."""
+    with _locked(repository, arguments, "pause") as disk:
+        found = Datapaths(repository.settings).find(disk)
+        if found is not None:
+            found[0].pause(disk)
+        return {"served": found is not None}
+
+
+def _resume(repository: Repository, arguments: Arguments) -> Answer:
+    """Let the users of a disk go on, with a chain."""
+    chain = _chain(repository, arguments)
+    with _locked(repository, arguments, "resume") as disk:
+        found = Datapaths(repository.settings).find(disk)
+        if found is not None:
+            found[0].resume(disk, chain)
+        return {"served": found is not None}
+
+
+def _commit_start(repository: Repository, arguments: Arguments) -> Answer:
+    """Begin to merge the image `top` of an open chain, and all between, into `base`."""
+    with _locked(repository, arguments, "commit") as disk:
+        datapath, served = _committing(repository, disk)
+        named = {_uuid(repository, image): image for image in served.chain}
+        try:
+            top, base = named[arguments["top"]], named[arguments["base"]]
+        except KeyError as error:
+            raise SmError(f"{disk.vdi} does not have {error} open") from error
+        datapath.start_commit(disk, top, base)
+        return {}
+
+
+def _commit_look(repository: Repository, arguments: Arguments) -> Answer:
+    """How far the commit of a disk is; `none` when no process has one."""
+    with _locked(repository, arguments, "commit") as disk:
+        found = Datapaths(repository.settings).find(disk)
+        job = None
+        if found is not None and isinstance(found[0], CommittingDatapath):
+            job = found[0].job(disk)
+        return _tell(job)
+
+
+def _commit_finish(repository: Repository, arguments: Arguments) -> Answer:
+    """Take note of the end of a commit; the merged images are then closed."""
+    with _locked(repository, arguments, "commit") as disk:
+        found = Datapaths(repository.settings).find(disk)
+        if found is not None and isinstance(found[0], CommittingDatapath) and found[0].job(disk):
+            found[0].finish_commit(disk)
+        return {}
+
+
+def _commit_stop(repository: Repository, arguments: Arguments) -> Answer:
+    """End the commit of a disk, one way or the other, and say how it ended.
+
+    `done` leaves it to be finished; any other end is taken note of. Raises `Busy` when it goes on.
+    """
+    with _locked(repository, arguments, "commit") as disk:
+        found = Datapaths(repository.settings).find(disk)
+        if found is None:
+            return {"served": False, **_tell(None)}
+        datapath = found[0]
+        if not isinstance(datapath, CommittingDatapath):
+            return {"served": True, **_tell(None)}
+        job = datapath.job(disk)
+        if job is not None and job.state is JobState.RUNNING:
+            datapath.cancel_commit(disk)
+            job = _ended(datapath, disk)
+        if job is not None and job.state is not JobState.DONE:
+            datapath.finish_commit(disk)
+        return {"served": True, **_tell(job)}
+
+
+def _give_way(repository: Repository, arguments: Arguments) -> Answer:
+    """Make the merge behind the claim `claim` give up; finish for it if its process has ended."""
+    for claim in claims.standing(repository):
+        if claim.id != arguments["claim"]:
+            continue
+        if claim.owner.ended(repository.settings.host_uuid):
+            repository.settle()
+            claims.drop_stale(repository)
+        else:
+            claims.ask_to_yield(repository.settings, claim)
+    return {}
+
+
+ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
+    "look": _look,
+    "refresh": _refresh,
+    "pause": _pause,
+    "resume": _resume,
+    "commit_start": _commit_start,
+    "commit_look": _commit_look,
+    "commit_finish": _commit_finish,
+    "commit_stop": _commit_stop,
+    "give_way": _give_way,
+}
+"""By name. Each is asked with `sr_uuid`; those about a disk with `vdi_uuid`."""
+
+
+@contextmanager
+def _locked(repository: Repository, arguments: Arguments, operation: str) -> Iterator[Disk]:
+    vdi_uuid = arguments["vdi_uuid"]
+    with ExitStack() as stack:
+        held = repository.locks.hold("vdi", vdi_uuid, operation, seconds=LOCK_SECONDS)
+        try:
+            stack.enter_context(held)
+        except LockFailed as error:
+            raise Busy(f"VDI {vdi_uuid}: {error.detail}") from error
+        yield Disk(repository.uuid, vdi_uuid)
+
+
+def _chain(repository: Repository, arguments: Arguments) -> list[ImageRef]:
+    """A chain from its wire form: JSON, (UUID, format) pairs, uppermost first."""
+    return [
+        ImageRef(repository.store.path(uuid, name), name)
+        for uuid, name in json.loads(arguments["chain"])
+    ]
+
+
+def _uuid(repository: Repository, image: ImageRef) -> str:
+    named = repository.store.parent_uuid(Path(image.path).name)
+    return "" if named is None else named[0]
+
+
+def _committing(repository: Repository, disk: Disk) -> tuple[CommittingDatapath, Served]:
+    found = Datapaths(repository.settings).find(disk)
+    if found is None:
+        raise VdiMissing(f"no process of this host serves {disk.vdi}")
+    datapath, served = found
+    if not isinstance(datapath, CommittingDatapath):
+        raise Unimplemented(f"{datapath.name} cannot merge what it has open")
+    return datapath, served
+
+
+def _ended(datapath: CommittingDatapath, disk: Disk) -> Job | None:
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while (job := datapath.job(disk)) is not None and job.state is JobState.RUNNING:
+        if time.monotonic() > deadline:
+            raise Busy(f"the commit of {disk.vdi} does not stop")
+        time.sleep(POLL_SECONDS)
+    return job
+
+
+def _tell(job: Job | None) -> Answer:
+    if job is None:
+        return {"state": "none", "done": 0, "total": 0, "error": ""}
+    return {"state": job.state.value, "done": job.done, "total": job.total, "error": job.error}
+
+
+def _describe(repository: Repository, served: Served) -> Answer:
+    return {
+        "served": True,
+        "datapath": served.datapath,
+        "pid": served.endpoint.pid,
+        "nbd": served.endpoint.nbd,
+        "path": None if served.endpoint.path is None else str(served.endpoint.path),
+        "read_only": served.read_only,
+        "paused": served.paused,
+        "chain": [_uuid(repository, image) for image in served.chain],
+    }
