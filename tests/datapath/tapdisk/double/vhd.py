@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sm.datapath.vhd_nbd.files import WriterLock
+
 from sm.cowutil.base import ImageRef
 from sm.cowutil.vhd.util import VhdUtil
 from sm.datapath.vhd_nbd.disk import open_disk
-from sm.datapath.vhd_nbd.files import WriterLock
 from sm.process import run
 
 FOOTER = 512
