@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from sm import claims, users
+from sm import users
 from sm.cowutil.base import Progress
 from sm.errors import RecordMissing, SmError
 from sm.gc import merge, online
@@ -49,9 +49,7 @@ def coalesce(
     else:
         copied = merge.copy(repository, work, progress)
         entry = repository.journal.advance(work.entry, "relink", copied=copied)
-    done = finish(repository, entry)
-    claims.forget_request(repository.settings, work.claim)
-    return done
+    return finish(repository, entry)
 
 
 def finish(repository: Repository, entry: Entry) -> Done:

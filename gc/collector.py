@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sm import snapshot, users
+from sm import claims, snapshot, users
 from sm.cowutil.base import CowUtil, Progress, no_progress
 from sm.cowutil.errors import ImageError
 from sm.errors import HostUnreachable, SmError
@@ -97,6 +97,7 @@ class Collector:
         return self.plan().waiting
 
     def _refresh(self) -> None:
+        claims.forget_requests(self._repository)
         with self._repository.locked("sm-gc"):
             scan_sr(self._repository)
 

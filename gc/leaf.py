@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from sm import claims
 from sm.cowutil.base import Progress
 from sm.gc import merge
 from sm.gc.coalesce import remove_images
@@ -48,9 +47,7 @@ def leaf_coalesce(
             merge.abandon(repository, work.entry)
             raise Overtaken(f"VDI {action.leaf} changed while it was copied")
         entry = repository.journal.advance(work.entry, "switch", copied=copied)
-        done = _finish(repository, entry)
-    claims.forget_request(repository.settings, work.claim)
-    return done
+        return _finish(repository, entry)
 
 
 def recover(repository: Repository, entry: Entry) -> None:

@@ -143,7 +143,6 @@ def copy(repository: Repository, work: Work, progress: Progress) -> int:
         prove(repository, work.chain, work.into)
     except BaseException:
         abandon(repository, work.entry)
-        claims.forget_request(repository.settings, work.claim)
         raise
     return copied
 
@@ -152,7 +151,7 @@ def yielding(repository: Repository, claim: Claim, progress: Progress) -> Progre
     """`progress` that ends the work when somebody wants the claimed images."""
 
     def heard(done: int, total: int) -> None:
-        if claims.asked_to_yield(repository.settings, claim):
+        if claims.asked_to_yield(repository, claim):
             raise Overtaken("the merge gave way to the activation or change of a disk above it")
         progress(done, total)
 

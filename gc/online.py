@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from sm import claims, users
+from sm import users
 from sm.cowutil.base import Progress
 from sm.datapath.base import JobState, OutcomeUnknown
 from sm.errors import SmError
@@ -44,7 +44,6 @@ def commit(
     (user, *others) = serving
     if others or not user.writable:
         merge.abandon(repository, work.entry)
-        claims.forget_request(repository.settings, work.claim)
         raise Overtaken("the images are open in more than one datapath, or only to be read")
     entry = repository.journal.advance(work.entry, STAGE, host=user.host, vdi=user.vdi)
     heard = merge.yielding(repository, work.claim, progress)
@@ -53,10 +52,8 @@ def commit(
         ask(repository, user.host, "commit_start", vdi_uuid=user.vdi, top=top, base=base)
         _watch(repository, user, heard)
     except BaseException:
-        # It may have been finished in the meantime, and then cannot be taken back.
-        settled = settle(repository, entry)
-        if settled is None:
-            claims.forget_request(repository.settings, work.claim)
+        # It may have been finished in the meantime; recovery then goes on from there.
+        settle(repository, entry)
         raise
     return _proved(repository, entry)
 

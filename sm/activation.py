@@ -1,16 +1,20 @@
 """Activation: a disk is served on this host by a datapath, and the pool says so.
 
-Called with the disk's lock held. The host key in the leaf's sm-config comes first and goes last, so
-no process ever serves a disk of which nobody knows. Between them, in order: look again at the other
-hosts; have every merge on the chain give way; start the datapath; make its link. A crash leaves a
-host key, perhaps the mark `activating`, perhaps a process: the next call on this host goes on from
-there, to the end or back. See `sm.claims` for why no merge is missed.
+The host key in the leaf's sm-config comes first and goes last, so no process ever serves a disk of
+which nobody knows. In order, under the disk's lock: the mark `activating`; the host key; a second
+look at the other hosts. Then, without the lock, because a merge that is about to end may need it:
+every claim on the chain gives way. Then, with the lock and without any claim: the datapath, and its
+link. See `sm.claims` for why no merge is missed.
+
+A crash leaves the mark, perhaps the host key, perhaps a process: the next call on this host goes on
+from there, to the end or back.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 
 from sm import claims, keys
 from sm.datapath.base import Disk, Endpoint
@@ -23,6 +27,7 @@ from sm.pool.base import VdiRecord
 from sm.repository import Repository
 from sm.tree import Forest
 
+OPERATION = "vdi_activate"
 CLAIM_WAIT_SECONDS = 20.0
 CLAIM_POLL_SECONDS = 0.02
 
@@ -33,40 +38,24 @@ def activate(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
     Raises `VdiInUse` when another host has it in a way that excludes this, `Busy` when its chain is
     being changed and that does not end in time.
     """
-    mode = "RW" if writable else "RO"
-    host = repository.pool.this_host().ref
-    record = repository.vdi(vdi_uuid)
-    present = repository.active_hosts(record)
-    disk = Disk(repository.uuid, vdi_uuid)
-    found = Datapaths(repository.settings).find(disk)
-    if found is not None:
-        datapath, served = found
-        if present.get(host) == mode and served.read_only != writable and not served.paused:
-            Links(repository.settings).make(disk, served.endpoint)
-            return served.endpoint
-        if host in present:
-            raise VdiInUse(f"{vdi_uuid} is active here as {present[host]}; deactivate it first")
-        datapath.close(disk)  # what nobody may rely on, because no key says that it is there
-    if writable and record.read_only:
-        raise VdiUnavailable(f"{vdi_uuid} is read-only; activate it so")
-    _refuse_beside(repository, record, host, writable=writable)
-    key = keys.host_key(host)
-    if host in present:  # a crash of an activation, or of the process that served the disk
-        repository.pool.remove_from_vdi_sm_config(record.ref, key)
+    with _lock(repository, vdi_uuid):
+        present = _publish(repository, vdi_uuid, writable=writable)
+    if present is not None:
+        return present
     try:
-        repository.pool.add_to_vdi_sm_config(record.ref, key, mode)
-    except DuplicateKey as error:
-        raise VdiInUse(f"{vdi_uuid} is being activated by another process") from error
-    try:
-        return _open(repository, record, disk, host, writable=writable)
+        return _serve_unclaimed(repository, vdi_uuid, writable=writable)
     except BaseException:
-        Datapaths(repository.settings).close(disk)
-        repository.pool.remove_from_vdi_sm_config(record.ref, key)
+        with _lock(repository, vdi_uuid):
+            if _is_marked_here(repository, repository.vdi(vdi_uuid)):
+                deactivate(repository, vdi_uuid)
         raise
 
 
 def deactivate(repository: Repository, vdi_uuid: str) -> None:
-    """Stop serving the disk on this host; succeeds if it was not served. Ends a commit of it."""
+    """Stop serving the disk on this host; succeeds if it was not served. Ends a commit of it.
+
+    The disk's lock is held.
+    """
     stop(repository, vdi_uuid)
     record = repository.vdis().get(vdi_uuid)
     if record is not None:
@@ -98,7 +87,7 @@ def reset(repository: Repository, vdi_uuid: str, host_ref: str, *, certain: bool
 def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
     """Start the datapath on the disk's chain and make its link: the middle of `activate`."""
     disk = Disk(repository.uuid, vdi_uuid)
-    forest = repository.look("vdi_activate").forest
+    forest = repository.look(OPERATION).forest
     check_usable(forest, vdi_uuid)
     chain = [repository.image(node) for node in forest.chain(vdi_uuid)]
     datapaths, links = Datapaths(repository.settings), Links(repository.settings)
@@ -153,21 +142,62 @@ def make_way(repository: Repository, images: Callable[[], Collection[str]], want
 
 def chain_of(repository: Repository, vdi_uuid: str) -> Callable[[], set[str]]:
     """For `make_way`: the UUIDs of the images of a disk, read afresh at each call."""
-    return lambda: {node.uuid for node in repository.look("activate").forest.chain(vdi_uuid)}
+    return lambda: {node.uuid for node in repository.look(OPERATION).forest.chain(vdi_uuid)}
 
 
-def _open(
-    repository: Repository, record: VdiRecord, disk: Disk, host: str, *, writable: bool
-) -> Endpoint:
-    """From the host key to a served disk; the mark says so to whoever looks meanwhile."""
+def _lock(repository: Repository, vdi_uuid: str) -> AbstractContextManager[None]:
+    return repository.locks.hold("vdi", vdi_uuid, OPERATION)
+
+
+def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint | None:
+    """Write the mark and the host key; returns the endpoint where the disk is served already."""
+    mode = "RW" if writable else "RO"
+    host = repository.pool.this_host().ref
+    record = repository.vdi(vdi_uuid)
+    present = repository.active_hosts(record)
+    disk = Disk(repository.uuid, vdi_uuid)
+    found = Datapaths(repository.settings).find(disk)
+    if found is not None:
+        datapath, served = found
+        if present.get(host) == mode and served.read_only != writable and not served.paused:
+            _clear_mark(repository, record)
+            Links(repository.settings).make(disk, served.endpoint)
+            return served.endpoint
+        if host in present:
+            raise VdiInUse(f"{vdi_uuid} is active here as {present[host]}; deactivate it first")
+        datapath.close(disk)  # what nobody may rely on, because no key says that it is there
+    if writable and record.read_only:
+        raise VdiUnavailable(f"{vdi_uuid} is read-only; activate it so")
+    check_usable(repository.look(OPERATION).forest, vdi_uuid)
+    _refuse_beside(repository, record, host, writable=writable)
     _mark(repository, record)
+    key = keys.host_key(host)
     try:
+        # One that is there was left by a crash: of an activation, or of what served the disk.
+        repository.pool.remove_from_vdi_sm_config(record.ref, key)
+        repository.pool.add_to_vdi_sm_config(record.ref, key, mode)
         # Two hosts that wrote their keys at once both see the other here, and both step back.
-        _refuse_beside(repository, repository.vdi(disk.vdi), host, writable=writable)
-        make_way(repository, chain_of(repository, disk.vdi), f"activation of {disk.vdi}")
-        return serve(repository, disk.vdi, writable=writable)
-    finally:
-        _clear_mark(repository, repository.vdi(disk.vdi))
+        _refuse_beside(repository, repository.vdi(vdi_uuid), host, writable=writable)
+    except BaseException:
+        deactivate(repository, vdi_uuid)
+        raise
+    return None
+
+
+def _serve_unclaimed(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
+    """Start the datapath at a moment when nobody claims an image of the chain."""
+    host, chain = repository.pool.this_host().ref, chain_of(repository, vdi_uuid)
+    while True:
+        make_way(repository, chain, f"activation of {vdi_uuid}")
+        with _lock(repository, vdi_uuid):
+            record = repository.vdi(vdi_uuid)
+            if host not in repository.active_hosts(record):
+                raise Busy(f"{vdi_uuid} was deactivated while it was being activated")
+            if any(claim.images & chain() for claim in claims.standing(repository)):
+                continue  # published since; its owner has seen our key by now, or will ask us
+            endpoint = serve(repository, vdi_uuid, writable=writable)
+            _clear_mark(repository, record)
+            return endpoint
 
 
 def _refuse_beside(repository: Repository, record: VdiRecord, host: str, *, writable: bool) -> None:
@@ -189,11 +219,11 @@ def _refuse_beside(repository: Repository, record: VdiRecord, host: str, *, writ
 
 def _mark(repository: Repository, record: VdiRecord) -> None:
     _clear_mark(repository, record)
-    owner = Owner.this_process(repository.settings.host_uuid, "vdi_activate").text
+    owner = Owner.this_process(repository.settings.host_uuid, OPERATION).text
     try:
         repository.pool.add_to_vdi_sm_config(record.ref, keys.ACTIVATING, owner)
     except DuplicateKey as error:
-        raise Busy(f"{record.uuid} is being activated by another host") from error
+        raise Busy(f"{record.uuid} is being activated by another process") from error
 
 
 def _clear_mark(repository: Repository, record: VdiRecord) -> None:
@@ -201,6 +231,12 @@ def _clear_mark(repository: Repository, record: VdiRecord) -> None:
     text = record.sm_config.get(keys.ACTIVATING)
     if text is None:
         return
-    owner, host = Owner.parse(text), repository.settings.host_uuid
-    if owner.ended(host) or owner == Owner.this_process(host, owner.operation):
+    stale = Owner.parse(text).ended(repository.settings.host_uuid)
+    if stale or _is_marked_here(repository, record):
         repository.pool.remove_from_vdi_sm_config(record.ref, keys.ACTIVATING)
+
+
+def _is_marked_here(repository: Repository, record: VdiRecord) -> bool:
+    """Whether this very process is activating the disk."""
+    here = Owner.this_process(repository.settings.host_uuid, OPERATION).text
+    return record.sm_config.get(keys.ACTIVATING) == here

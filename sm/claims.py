@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sm import keys
-from sm.config import Settings
 from sm.errors import Busy, DuplicateKey
 from sm.owner import Owner
 from sm.repository import Repository
@@ -86,25 +85,28 @@ def drop_stale(repository: Repository) -> None:
             _withdraw(repository, claim.key)
 
 
-def ask_to_yield(settings: Settings, claim: Claim) -> None:
+def ask_to_yield(repository: Repository, claim: Claim) -> None:
     """Ask the merge behind a claim, which runs on this host, to give up."""
-    path = _request(settings, claim)
+    path = _request(repository, claim.id)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
 
 
-def asked_to_yield(settings: Settings, claim: Claim) -> bool:
+def asked_to_yield(repository: Repository, claim: Claim) -> bool:
     """Whether somebody wants the merge behind a claim to give up."""
-    return _request(settings, claim).exists()
+    return _request(repository, claim.id).exists()
 
 
-def forget_request(settings: Settings, claim: Claim) -> None:
-    """Take the request away, once the claim is gone."""
-    _request(settings, claim).unlink(missing_ok=True)
+def forget_requests(repository: Repository) -> None:
+    """Take away the requests whose claims are gone; one may have come too late to be seen."""
+    claimed = {claim.id for claim in standing(repository)}
+    for path in _request(repository, "").parent.glob(_request(repository, "*").name):
+        if path.name.split(".")[1] not in claimed:
+            path.unlink(missing_ok=True)
 
 
-def _request(settings: Settings, claim: Claim) -> Path:
-    return settings.run / "gc" / f"{claim.id}.yield"
+def _request(repository: Repository, claim_id: str) -> Path:
+    return repository.settings.run / "gc" / f"{repository.uuid}.{claim_id}.yield"
 
 
 def _publish(repository: Repository, key: str, images: Collection[str], operation: str) -> Claim:

@@ -118,9 +118,7 @@ def _vdi_detach(call: Call) -> Value:
 
 def _vdi_activate(call: Call) -> Value:
     writable = call.request.flag(0, "writable", default=True)
-    repository = call.repository()
-    with repository.locks.hold("vdi", call.vdi_uuid, "vdi_activate"):
-        activation.activate(repository, call.vdi_uuid, writable=writable)
+    activation.activate(call.repository(), call.vdi_uuid, writable=writable)
     # A merge that gave way can now go on through the datapath.
     kick(call.settings.run, call.request.sr_uuid)
     return None

@@ -61,6 +61,8 @@ class OwnProcessDatapath(Datapath):
             if (note.chain, note.read_only, note.path) != (tuple(chain), read_only, path):
                 raise VdiInUse(f"{disk.vdi} is served by process {note.pid} in another way")
             return self._endpoint(note)
+        if not chain:
+            raise DatapathFailed(f"{disk.vdi}: an empty chain")
         self._clear(disk)
         note = Note(disk, tuple(chain), read_only, path, extra=self._first_extra(chain))
         self._prepare(note)
@@ -68,7 +70,9 @@ class OwnProcessDatapath(Datapath):
         try:
             process.run(self._command(note), timeout=START_SECONDS, limited=False)
         except BaseException:
-            self._clear(disk)
+            # It may be serving already, when it was we who were interrupted.
+            if self._alive(disk) is None:
+                self._clear(disk)
             raise
         return self._endpoint(self._adopted(disk))
 

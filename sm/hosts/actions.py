@@ -142,7 +142,7 @@ def _give_way(repository: Repository, arguments: Arguments) -> Answer:
             repository.settle()
             claims.drop_stale(repository)
         else:
-            claims.ask_to_yield(repository.settings, claim)
+            claims.ask_to_yield(repository, claim)
     return {}
 
 

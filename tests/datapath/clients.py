@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import threading
+import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 BLOCK = 64 << 10
 
 
-def qemu_io(uri: str, *commands: str) -> str:
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def qemu_io(uri: str | None, *commands: str) -> str:
     """Run qemu-io commands over NBD."""
+    assert uri is not None
     ended = subprocess.run(
         ["qemu-io", "-f", "raw", *(part for each in commands for part in ("-c", each)), uri],
         capture_output=True,
@@ -23,8 +36,17 @@ def qemu_io(uri: str, *commands: str) -> str:
     return ended.stdout
 
 
-def content(uri: str, size: int) -> bytes:
+def export_info(uri: str | None) -> dict[str, Any]:
+    """What libnbd learns of the one export that an NBD URI names."""
+    assert uri is not None
+    ended = subprocess.run(["nbdinfo", "--json", uri], capture_output=True, check=True, timeout=60)
+    (found,) = json.loads(ended.stdout)["exports"]
+    return dict(found)
+
+
+def content(uri: str | None, size: int) -> bytes:
     """The whole disk, read with libnbd's own copying tool."""
+    assert uri is not None
     ended = subprocess.run(["nbdcopy", uri, "-"], capture_output=True, check=True, timeout=60)
     assert len(ended.stdout) == size
     return ended.stdout
@@ -36,7 +58,8 @@ class Writer:
     `data` is what it holds at first.
     """
 
-    def __init__(self, uri: str, data: bytes, seed: int = 0) -> None:
+    def __init__(self, uri: str | None, data: bytes, seed: int = 0) -> None:
+        assert uri is not None
         blocks = len(data) // BLOCK
         self.data = bytearray(data)
         self.rounds = 0
@@ -64,7 +87,17 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None:
+            # The disk may be paused for ever.
+            self._shell.kill()
+            self._shell.wait()
+            return
         self.stop()
+
+    def go_on(self, rounds: int) -> None:
+        """Wait until so many more rounds were done."""
+        goal = self.rounds + rounds
+        until(lambda: self.rounds >= goal or self.problem is not None)
 
     def stop(self) -> None:
         """Finish the round, flush, disconnect; raises what went wrong."""

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from sm.cli.sizes import show_size  # noqa: E402
 from sm.cowutil.base import ImageRef  # noqa: E402
-from tests.demo import disk, filesystem  # noqa: E402
+from tests.demo import active, disk, filesystem  # noqa: E402
 
 SM = Path(sys.executable).with_name("sm")
 MIB = 1 << 20
@@ -62,12 +62,17 @@ class Demo:
             sys.exit(f"the command failed: {document}")
         return document
 
-    def tree(self, sr: str) -> None:
+    @staticmethod
+    def say(text: str) -> None:
+        """Tell what is going on."""
+        say(text)
+
+    def tree(self, *of: str) -> None:
         """Show the trees as the command line draws them."""
-        say(f"  $ sm vdi tree --sr {sr}")
+        say(f"  $ sm vdi tree {' '.join(of)}")
         environment = {**os.environ, "SM_ROOT": str(self.folder / "root")}
         drawn = subprocess.run(
-            [SM, "vdi", "tree", "--sr", sr],
+            [SM, "vdi", "tree", *of],
             env=environment,
             capture_output=True,
             text=True,
@@ -75,6 +80,22 @@ class Demo:
         )
         for line in drawn.stdout.splitlines():
             say(f"    {line}")
+
+    def collect(self, sr: str) -> None:
+        """Run the collector and tell what it did."""
+        report = self.sm("gc", "run", "--sr", sr)
+        for step in report["done"]:
+            self.copied += step["bytes_copied"]
+            self.freed += step["bytes_freed"]
+            through = " by the process that serves the disk" if step["through"] else ""
+            say(
+                f"    {step['action']}: {len(step['images'])} images gone,"
+                f" {show_size(step['bytes_copied'])} copied{through},"
+                f" {show_size(step['bytes_freed'])} given back, {step['seconds']:.2f} s"
+            )
+        say(f"    remaining work: {report['remaining']}")
+        if report["remaining"]:
+            self.broken.append("the collector left work undone")
 
     def chain(self, vdi: str) -> list[ImageRef]:
         """The images of a disk, uppermost first."""
@@ -178,22 +199,6 @@ def show_format(demo: Demo, sr: str, image_format: str, source: Path) -> None:
     previous.unlink()
 
 
-def collect(demo: Demo, sr: str) -> None:
-    """Run the collector and tell what it did."""
-    report = demo.sm("gc", "run", "--sr", sr)
-    for step in report["done"]:
-        demo.copied += step["bytes_copied"]
-        demo.freed += step["bytes_freed"]
-        say(
-            f"    {step['action']}: {len(step['images'])} images gone,"
-            f" {show_size(step['bytes_copied'])} copied, {show_size(step['bytes_freed'])} given"
-            f" back, {step['seconds']:.2f} s"
-        )
-    say(f"    remaining work: {report['remaining']}")
-    if report["remaining"]:
-        demo.broken.append("the collector left work undone")
-
-
 def main() -> int:
     """Run the demo; the exit status is 0 when every disk reads as before."""
     filesystem.use_system_tools()
@@ -209,17 +214,19 @@ def main() -> int:
             show_format(demo, "demo", image_format, source)
 
         say("\n== Before the collector")
-        demo.tree("demo")
+        demo.tree("--sr", "demo")
         say("\n== The collector deletes and merges what no disk needs")
-        collect(demo, "demo")
+        demo.collect("demo")
         say("\n== After the collector")
-        demo.tree("demo")
+        demo.tree("--sr", "demo")
 
         say("\n== Every surviving disk, read again")
         for vdi in demo.expected:
             demo.verify(vdi)
         for vdi in list(demo.expected):
             demo.sm("vdi", "delete", vdi, show=False)
+        for image_format in FORMATS:
+            active.show(demo, "demo", image_format)
         demo.sm("sr", "destroy", sr, show=False)
     finally:
         shutil.rmtree(folder)
@@ -227,7 +234,7 @@ def main() -> int:
     if demo.broken:
         say(f"NOT ALL HELD: {'; '.join(demo.broken)}")
         return 1
-    say(f"All held: {len(demo.expected)} disks read exactly as before.")
+    say(f"All held: {len(demo.expected) + len(FORMATS)} disks read exactly as they should.")
     return 0
 
 

@@ -82,9 +82,8 @@ class Client:
         go = len(export).to_bytes(4, "big") + export + bytes(2)
         replies = self.option(Option.GO, go)
         assert replies[-1][0] == OptionReply.ACK, replies
-        infos = [data for kind, data in replies if kind == OptionReply.INFO]
-        about = next(data for data in infos if not any(data[:2]))
-        _, self.size, self.flags = struct.unpack(">HQH", about)
+        told = next(data for _, data in replies if data[:2] == protocol.Info.EXPORT.to_bytes(2))
+        _, self.size, self.flags = struct.unpack(">HQH", told)
 
     def take(self, length: int) -> bytes:
         data = bytearray()

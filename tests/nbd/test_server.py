@@ -17,6 +17,7 @@ from sm.nbd import protocol
 from sm.nbd.connection import OUTGOING, PIECE
 from sm.nbd.protocol import Command, CommandFlag, Option, OptionReply, TransmissionFlag
 from sm.nbd.server import MAX_CLIENTS, NbdServer
+from sm.nbd.traffic import Traffic
 from tests.datapath.clients import content, qemu_io
 from tests.nbd.client import Client, Gone, MemoryDisk
 
@@ -198,6 +199,31 @@ def test_read_only(tmp_path: Path) -> None:
         assert not any(disk.data)
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_what_is_moved_is_counted(
+    server: NbdServer, disk: MemoryDisk, tmp_path: Path, structured: bool
+) -> None:
+    """Of clients that have left too; neither what fails nor what moves nothing."""
+    disk.faults = {SIZE - 1: errno.EIO}
+    client = Client(tmp_path / "nbd", structured=structured)
+    cookies = [client.send(Command.READ, 0, 4096) for _ in range(100)]
+    for cookie in cookies:
+        assert client.answer(cookie, 4096)[0] == 0
+    assert client.read(0, 3 << 20)[0] == 0
+    assert client.read(SIZE - 512, 512)[0] == errno.EIO
+    assert client.do(Command.WRITE, 0, data=b"x" * 1000) == 0
+    assert client.do(Command.WRITE, SIZE - 512, data=b"x" * 512) == errno.EIO
+    assert client.do(Command.WRITE_ZEROES, 0, 1 << 20) == 0
+    assert client.do(Command.FLUSH) == 0
+    first = Traffic(100 * 4096 + (3 << 20), 1000, 101, 1)
+    assert server.traffic == first
+    client.close()
+    other = Client(tmp_path / "nbd", structured=structured)
+    assert other.do(Command.WRITE, 0, data=b"y" * 24) == 0
+    first.add(Traffic(0, 24, 0, 1))
+    assert server.traffic == first
 
 
 def test_pause_holds_requests_and_resume_answers_them(

@@ -1,4 +1,4 @@
-"""Commands on a disk in use, killed where they change a name, make a change last, or ask for one.
+"""Commands on a disk in use, killed at each call that changes a name or asks for a change.
 
 The datapath outlives the command, and its guest goes on writing. The next command must find
 everything as before the killed one, or as after it.

@@ -47,7 +47,7 @@ class DurableWriter(Writer):
         self.data[start : start + length] = bytes([byte]) * length
         self.doubt = None
         look = self._random.randrange(self._blocks) * BLOCK
-        self._say(f"read -P {self.data[look]} {look} {BLOCK}", "read")
+        self._say(f"read -P {self.data[look]} {look} {BLOCK}", f"read {BLOCK}/")
 
 
 def first_difference(one: bytes, other: bytes) -> int:

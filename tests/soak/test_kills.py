@@ -27,15 +27,20 @@ LONGEST_DELAY = 0.12
 """Seconds after the beginning of the copy; most merges here are over by then."""
 
 
-def merging(scene: ActiveScene) -> subprocess.Popen[str]:
-    """Start a collector, and return when it begins to merge."""
-    child = subprocess.Popen(
+def collecting(scene: ActiveScene) -> subprocess.Popen[str]:
+    """Start a collector, which prints its steps."""
+    return subprocess.Popen(
         [sys.executable, str(CHILD), scene.sr, "0"],
         env=scene.site.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
+
+
+def merging(scene: ActiveScene) -> subprocess.Popen[str]:
+    """Start a collector, and return when it begins to merge."""
+    child = collecting(scene)
     assert child.stdout is not None
     begin = "coalesce: copy" if scene.image_format == "vhd" else "coalesce: commit"
     for line in child.stdout:

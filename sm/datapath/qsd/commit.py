@@ -21,7 +21,6 @@ from sm import durable
 from sm.datapath.base import DatapathFailed, Job, JobState
 from sm.datapath.qsd import nodes
 from sm.datapath.qsd.graph import TOP, Node, format_options
-from sm.errors import Busy
 
 if TYPE_CHECKING:  # asyncio is slow to import, and opening a disk needs none of it
     from sm.datapath.qsd.qmp import Qmp
@@ -53,8 +52,6 @@ class Merge:
 
 def start(qmp: Qmp, merge: Merge) -> None:
     """Begin the job. Refuses what the daemon would not, and what would change the disk."""
-    if find_job(qmp) is not None:
-        raise Busy("the disk has a commit under way")
     sizes = nodes.sizes(qmp)
     run = (*merge.merged, merge.base)
     for upper, lower in pairwise(run):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,21 +22,27 @@ from sm.datapath.base import (
 from sm.datapath.own_process import NBD, OwnProcessDatapath
 from sm.datapath.qsd import commit, freeze, mount, nodes
 from sm.datapath.qsd.commit import Merge
-from sm.datapath.qsd.graph import Node, command_line, file_export, nbd_export, number
+from sm.datapath.qsd.graph import command_line, file_export, nbd_export
+from sm.datapath.qsd.record import (
+    COMMIT,
+    END,
+    FROZEN,
+    LEAF,
+    first_extra,
+    identity,
+    merge_of,
+    nodes_of,
+    pausing,
+    resumed,
+    with_nodes,
+)
 from sm.datapath.state import Note
-from sm.errors import Busy, VdiMissing
+from sm.errors import Busy
 from sm.owner import start_time
 
 if TYPE_CHECKING:
     from sm.datapath.qsd.qmp import Qmp
 
-
-COMMIT = "commit"
-"""In a note: the numbers of the nodes `top` and `base`, and once its end was seen, `END`."""
-
-END = "end"
-FROZEN = "frozen"
-"""In a note, when a pause is complete."""
 
 HIDDEN = "nbd-hidden"
 """The suffix of the users' socket during a pause."""
@@ -63,19 +67,21 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
         into the leaf. Raises `Busy` for parents while there is a commit.
         """
         note = self._require_running(disk)
-        own, new = _nodes(note), tuple(chain)
+        own, new = nodes_of(note), tuple(chain)
         with self._qmp(disk) as qmp:
             if not new or len(new) < min(2, len(own)):
                 raise DatapathFailed(f"{disk.vdi}: the leaf would lose its parents")
-            if nodes.under_top(qmp) != own[0].format or not _has_open(note, new[0].path):
-                if len(new) < 2 or new[2:] != note.chain[1:] or not _has_open(note, new[1].path):
+            leaf = note.extra[LEAF]
+            if nodes.under_top(qmp) != own[0].format or identity(new[0].path) != leaf:
+                old_is_next = len(new) == len(own) + 1 and identity(new[1].path) == leaf
+                if not old_is_next or new[2:] != note.chain[1:]:
                     raise DatapathFailed(f"{disk.vdi}: the new leaf is not over the old one")
                 fresh = nodes.add_leaf(qmp, own, new)
             elif COMMIT in note.extra:
                 raise Busy(f"{disk.vdi} has a commit; finish it first")
             else:
                 fresh = nodes.relink(qmp, own[0], new, read_only=note.read_only)
-        self._save(note, fresh)
+        self._notes.write(with_nodes(note, fresh, note.extra.get(COMMIT)))
 
     def pause(self, disk: Disk) -> None:
         """Hold the requests inside the daemon and close all images.
@@ -89,7 +95,7 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
             raise DatapathFailed("qemu-storage-daemon cannot pause a disk that it shows as a file")
         if COMMIT in note.extra:
             raise Busy(f"{disk.vdi} has a commit; end it and finish it first")
-        note = self._notes.write(replace(note, paused=True))
+        self._notes.write(pausing(note, complete=False))
         self._hide(disk)
         with self._qmp(disk) as qmp:
             try:
@@ -99,16 +105,20 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
             except DatapathFailed:
                 freeze.release(qmp, FREEZE_SECONDS)
                 self._show(disk)
-                self._notes.write(replace(note, paused=False))
+                self._notes.write(note)
                 raise
             freeze.take_away(qmp, read_only=note.read_only)
-        self._notes.write(replace(note, extra={**note.extra, FROZEN: True}))
+        self._notes.write(pausing(note, complete=True))
 
     def resume(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """Open the chain in the daemon, whatever state the pause or a resume was left in."""
         note = self._require(disk)
         if not note.paused:
             return
+        if not chain:
+            raise DatapathFailed(f"{disk.vdi}: an empty chain")
+        # From here on it is not known to be without open images.
+        self._notes.write(pausing(note, complete=False))
         self._hide(disk)
         with self._qmp(disk) as qmp:
             freeze.hold(qmp, FREEZE_SECONDS)
@@ -116,7 +126,7 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
             fresh = freeze.put_back(qmp, chain, read_only=note.read_only)
             freeze.release(qmp, FREEZE_SECONDS)
         self._show(disk)
-        self._save(replace(note, paused=False), fresh)
+        self._notes.write(resumed(note, fresh))
 
     def statistics(self, disk: Disk) -> Statistics:
         """What the kernel counts: the bytes of the images, those of merges and of tables too.
@@ -141,19 +151,20 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
             raise DatapathFailed(f"{disk.vdi} does not have {top.path} and {base.path} open")
         if note.read_only:
             raise DatapathFailed(f"{disk.vdi} is open read-only")
-        own = _nodes(note)
+        own = nodes_of(note)
         top_node, base_node = (own[note.chain.index(image)].number for image in (top, base))
         merge = Merge.find(own, top_node, base_node)
         with self._qmp(disk) as qmp:
-            if COMMIT in note.extra and (END in note.extra[COMMIT] or commit.find_job(qmp)):
+            # A commit that was noted, and of which the daemon knows nothing, was never begun.
+            if END in note.extra.get(COMMIT, {}) or commit.find_job(qmp) is not None:
                 raise Busy(f"{disk.vdi} has a commit")
-            self._save(note, own, {"top": top_node, "base": base_node})
+            self._notes.write(with_nodes(note, own, {"top": top_node, "base": base_node}))
             try:
                 commit.start(qmp, merge)
             except OutcomeUnknown:
                 raise
             except DatapathFailed:
-                self._save(note, own)
+                self._notes.write(with_nodes(note, own))
                 raise
 
     def job(self, disk: Disk) -> Job | None:
@@ -165,28 +176,28 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
             return Job(JobState(note.extra[COMMIT][END]))
         try:
             with self._qmp(disk) as qmp:
-                return commit.look(qmp, self._merge(note))
+                return commit.look(qmp, merge_of(note))
         except OutcomeUnknown as error:
             return Job(JobState.UNKNOWN, error=str(error))
 
     def finish_commit(self, disk: Disk) -> None:
         """Dismiss the ended job; after a good one, the merged images are closed."""
         note = self._require(disk)
-        merge, own = self._merge(note), _nodes(note)
+        merge, own = merge_of(note), nodes_of(note)
         job = self.job(disk)
         if job is None or job.state in (JobState.RUNNING, JobState.UNKNOWN):
             raise Busy(f"the commit of {disk.vdi} is {job.state if job else 'gone'}")
         # Before the job is dismissed: afterwards nobody could tell how it ended.
-        self._save(note, own, {**note.extra[COMMIT], END: job.state})
+        self._notes.write(with_nodes(note, own, {**note.extra[COMMIT], END: job.state}))
         done = job.state is JobState.DONE
         left = [node for node in own if not done or node not in merge.merged]
         with self._qmp(disk) as qmp:
             commit.dismiss(qmp, left if done else None)
-        self._save(note, left)
+        self._notes.write(with_nodes(note, left))
 
     def cancel_commit(self, disk: Disk) -> None:
         """Ask the daemon to stop the job; `job` tells when it has."""
-        self._merge(self._require(disk))
+        merge_of(self._require(disk))
         with self._qmp(disk) as qmp:
             found = commit.find_job(qmp)
             if found is not None and found["status"] != "concluded":
@@ -195,7 +206,7 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
     # The process
 
     def _first_extra(self, chain: Sequence[ImageRef]) -> dict[str, Any]:
-        return {"nodes": [node.number for node in number(chain, 0)]}
+        return first_extra(chain)
 
     def _prepare(self, note: Note) -> None:
         if note.path is not None:
@@ -208,7 +219,7 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
             socket = self._socket(note.disk, NBD)
             export = nbd_export(note.disk.vdi, socket, read_only=note.read_only)
         return command_line(
-            _nodes(note),
+            nodes_of(note),
             export,
             read_only=note.read_only,
             monitor=self._socket(note.disk, self.control_suffix),
@@ -263,38 +274,3 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
         if note.paused:
             raise DatapathFailed(f"{disk.vdi} is paused; resume it first")
         return note
-
-    def _save(self, note: Note, own: Sequence[Node], commit_: dict[str, Any] | None = None) -> None:
-        """Note what a running daemon has open, and the commit that it has been given."""
-        extra: dict[str, Any] = {"nodes": [node.number for node in own]}
-        if commit_ is not None:
-            extra[COMMIT] = commit_
-        self._notes.write(replace(note, chain=tuple(node.image for node in own), extra=extra))
-
-    @staticmethod
-    def _merge(note: Note) -> Merge:
-        if COMMIT not in note.extra:
-            raise VdiMissing(f"{note.disk.vdi} has no commit")
-        places = note.extra[COMMIT]
-        return Merge.find(_nodes(note), places["top"], places["base"])
-
-
-def _nodes(note: Note) -> tuple[Node, ...]:
-    numbers = note.extra["nodes"]
-    return tuple(Node(n, image) for n, image in zip(numbers, note.chain, strict=True))
-
-
-def _has_open(note: Note, path: Path) -> bool:
-    """Whether the daemon has this file open, whatever it was called when it was opened."""
-    wanted = _identity(path)
-    found = (_identity(entry) for entry in Path(f"/proc/{note.pid}/fd").iterdir())
-    return wanted is not None and wanted in found
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """None where there is no file; of a block device that of the device, which has many names."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return (0, status.st_rdev) if stat.S_ISBLK(status.st_mode) else (status.st_dev, status.st_ino)

@@ -124,11 +124,11 @@ def blockdevs(nodes: Sequence[Node], *, read_only: bool) -> list[Options]:
 def blockers(size: int) -> list[Options]:
     """The nodes that a disk of `size` bytes is held with: `NULL`, and `REFUSE` over one like it.
 
-    What is written to `NULL` is lost; on `REFUSE` every request fails, but a flush.
+    What is written to `NULL` is lost; on `REFUSE` all reads and writes fail.
     """
     refused = [
         {"event": "none", "iotype": kind, "errno": EIO}
-        for kind in ("read", "write", "write-zeroes", "discard")
+        for kind in ("read", "write", "write-zeroes")
     ]
     return [
         {"driver": "null-co", "node-name": NULL, "size": size},

@@ -102,7 +102,16 @@ def add_leaf(qmp: Qmp, old: Sequence[Node], chain: Sequence[ImageRef]) -> list[N
     fresh = Node(_free_number(qmp), chain[0])
     device = fresh.image.path.is_block_device()
     qmp.call("blockdev-add", file_options(fresh, read_only=False, device=device))
-    qmp.call("blockdev-add", format_options(fresh, None, read_only=False))
+    try:
+        qmp.call("blockdev-add", format_options(fresh, None, read_only=False))
+        found = sizes(qmp)
+        if found[fresh.format] != found[TOP]:
+            raise DatapathFailed(f"the new leaf has {found[fresh.format]} bytes, not {found[TOP]}")
+    except OutcomeUnknown:
+        raise
+    except DatapathFailed:
+        sweep(qmp, old)
+        raise
     qmp.call("blockdev-snapshot", {"node": old[0].format, "overlay": fresh.format})
     return [fresh, *below]
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,20 @@ from sm.datapath.base import Disk, JobState
 from sm.datapath.qsd import commit
 from sm.datapath.qsd.datapath import QsdDatapath
 from sm.datapath.qsd.qmp import Qmp
+from sm.datapath.qsd.record import merge_of
 from sm.datapath.sockets import socket_folder
 from sm.owner import start_time
 from sm.process import run
 from tests.cowutil.contract.subjects import qemu_content
 from tests.cowutil.contract.subjects import qemu_io as write_offline
 from tests.datapath.clients import qemu_io
+from tests.datapath.qsd.crash import StopBefore, Stopped
 
 SIZE = 16 << 20
 DISK = Disk("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
 UTIL = Qcow2Util(run)
-ROUNDS = 15
+
+Window = Callable[[Qmp, commit.Merge], None]
 
 
 @pytest.fixture
@@ -76,6 +80,13 @@ def pending(qmp: Qmp, merge: commit.Merge) -> None:
     until_pending(qmp)
 
 
+def flushed(qmp: Qmp, merge: commit.Merge) -> None:
+    """The window in which the base is flushed, and the header above not yet rewritten."""
+    until_pending(qmp)
+    with suppress(Stopped):
+        commit.look(StopBefore(qmp, "job-finalize"), merge)
+
+
 def finalising(qmp: Qmp, merge: commit.Merge) -> None:
     """The window in which the header above is rewritten."""
     until_pending(qmp)
@@ -89,12 +100,39 @@ def concluded(qmp: Qmp, merge: commit.Merge) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("window", [copying, pending, finalising, concluded])
-def test_killed_in_a_window(
-    window: Callable[[Qmp, commit.Merge], None], qsd: QsdDatapath, tmp_path: Path
-) -> None:
+def dismissed(qmp: Qmp, merge: commit.Merge) -> None:
+    """The window in which the job is forgotten, and the merged images are still open."""
+    concluded(qmp, merge)
+    with suppress(Stopped):
+        commit.dismiss(StopBefore(qmp, "blockdev-del"), [merge.overlay, merge.base])
+    assert commit.find_job(qmp) is None
+
+
+def closed(qmp: Qmp, merge: commit.Merge) -> None:
+    """The window in which the merged images are closed, and not yet deleted."""
+    concluded(qmp, merge)
+    commit.dismiss(qmp, [merge.overlay, merge.base])
+
+
+WINDOWS: dict[Window, int] = {
+    copying: 10,
+    pending: 3,
+    flushed: 3,
+    finalising: 15,
+    concluded: 3,
+    dismissed: 3,
+    closed: 3,
+}
+"""Each with how often it is tried; more often where it is short."""
+
+OLD_PARENT = {pending, flushed}
+NEW_PARENT = {concluded, dismissed, closed}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_killed_in_a_window(window: Window, qsd: QsdDatapath, tmp_path: Path) -> None:
     seen = set()
-    for number in range(ROUNDS):
+    for number in range(WINDOWS[window]):
         folder = tmp_path / str(number)
         folder.mkdir()
         chain = make_chain(folder)
@@ -104,7 +142,7 @@ def test_killed_in_a_window(
         qsd.start_commit(DISK, chain[1], chain[2])
         note = qsd._require(DISK)
         with monitor(tmp_path) as qmp:
-            window(qmp, qsd._merge(note))
+            window(qmp, merge_of(note))
             os.kill(endpoint.pid, signal.SIGKILL)
         wait_for_death(endpoint.pid)
         assert qsd.find(DISK) is None
@@ -132,10 +170,10 @@ def test_killed_in_a_window(
         chain[1].path.unlink()
         qsd.close(DISK)
         assert qemu_content([chain[0], chain[2]]) == expected
-    if window is concluded:
-        assert seen == {"base.qcow2"}
-    if window is pending:
+    if window in OLD_PARENT:
         assert seen == {"inner.qcow2"}
+    if window in NEW_PARENT:
+        assert seen == {"base.qcow2"}
 
 
 def expected_content() -> bytes:
