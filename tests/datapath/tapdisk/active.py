@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.datapath.tapdisk.fixture import Tapdisk, served_content
+from tests.datapath.tapdisk.fixture import Tapdisk, closed_content, served_content
 from tests.gc.active import ActiveScene
 from tests.support.site import MIB, Site
 
@@ -40,6 +40,18 @@ def run_scene(site: Site, image_format: str, deleted: int = 2) -> ActiveScene:
 def verify_served(scene: ActiveScene) -> None:
     """The disk in use reads as its guest wrote it."""
     assert served_content(scene.uri) == scene.models[scene.disk].data
+
+
+def verify_at_rest(scene: ActiveScene) -> None:
+    """All disks are right on the storage, with nothing open, for readers that are not ours."""
+    for uuid, model in scene.models.items():
+        assert closed_content(scene.site.chain(scene.sr, uuid)) == model.data
+
+
+def verify_closed(scene: ActiveScene) -> None:
+    """The disk is no longer in use, all read as they should, and every image is sound."""
+    scene.verify()
+    verify_at_rest(scene)
 
 
 def merges(report: dict[str, Any]) -> list[int]:

@@ -19,6 +19,7 @@ from tests.datapath.tapdisk.active import (
     configure,
     merges,
     run_scene,
+    verify_closed,
     verify_served,
 )
 from tests.datapath.tapdisk.fixture import Tapdisk
@@ -40,7 +41,7 @@ def test_activate_write_deactivate(tapdisk: Tapdisk, tapdisk_site: Site, cow_for
     qemu_io(through_link, f"read -P 7 {MIB} {2 * MIB}", f"read -P 0 0 {MIB}")
     assert tapdisk_site.activate(scene.disk) == scene.uri
     assert len(markers(tapdisk)) == 1
-    scene.verify()
+    verify_closed(scene)
     assert not link.exists()
     assert markers(tapdisk) == []
     assert not list(tapdisk.control.glob("ctl*"))
@@ -48,7 +49,7 @@ def test_activate_write_deactivate(tapdisk: Tapdisk, tapdisk_site: Site, cow_for
     verify_served(scene)
     with pytest.raises(subprocess.CalledProcessError):
         scene.write(0, 4096, 1)
-    scene.verify()
+    verify_closed(scene)
 
 
 def test_snapshots_under_a_writer(tapdisk: Tapdisk, tapdisk_site: Site, cow_format: str) -> None:
@@ -73,7 +74,7 @@ def test_snapshots_under_a_writer(tapdisk: Tapdisk, tapdisk_site: Site, cow_form
     verify_served(scene)
     forest = tapdisk_site.repository(scene.sr).look("test").forest
     assert [node.hidden for node in forest.chain(scene.disk)] == [False, True, True, True, True]
-    scene.verify()
+    verify_closed(scene)
 
 
 def test_a_deleted_snapshot_goes_while_the_guest_writes(
@@ -104,7 +105,7 @@ def test_a_deleted_snapshot_goes_while_the_guest_writes(
     }
     verify_served(scene)
     scene.verify_tidy(3)
-    scene.verify()
+    verify_closed(scene)
 
 
 def test_a_run_into_the_base_of_the_chain(
@@ -119,7 +120,7 @@ def test_a_run_into_the_base_of_the_chain(
     scene.verify_tidy(IMAGES_LEFT)
     scene.write(5 * MIB, MIB, 6)
     verify_served(scene)
-    scene.verify()
+    verify_closed(scene)
 
 
 def test_a_run_into_the_middle_of_the_chain(tapdisk_site: Site, cow_format: str) -> None:
@@ -128,7 +129,7 @@ def test_a_run_into_the_middle_of_the_chain(tapdisk_site: Site, cow_format: str)
     assert merges(report) == ([1, 1] if cow_format == "qcow2" else [2])
     verify_served(scene)
     scene.verify_tidy(images)
-    scene.verify()
+    verify_closed(scene)
 
 
 def test_the_middle_of_the_chain_waits_where_the_build_is_not_known(
@@ -146,7 +147,7 @@ def test_the_middle_of_the_chain_waits_where_the_build_is_not_known(
     tapdisk_site.deactivate(scene.disk)
     assert merges(scene.collect()) == [2]
     scene.verify_tidy(images)
-    scene.verify()
+    verify_closed(scene)
 
 
 def test_marks_of_inner_images_outlast_later_merges(tapdisk_site: Site, cow_format: str) -> None:
@@ -163,4 +164,4 @@ def test_marks_of_inner_images_outlast_later_merges(tapdisk_site: Site, cow_form
         assert {node.uuid for node in forest if not node.hidden} == set(scene.models)
         verify_served(scene)
     scene.verify_tidy(3)
-    scene.verify()
+    verify_closed(scene)

@@ -5,7 +5,6 @@ What is on the storage in the end is read by qemu.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,13 +15,19 @@ import pytest
 
 from sm.datapath.tapdisk.control import Control
 from sm.datapath.tapdisk.wire import Kind
-from tests.datapath.tapdisk.active import IMAGES_LEFT, merges, run_scene, verify_served
+from tests.datapath.tapdisk.active import (
+    IMAGES_LEFT,
+    merges,
+    run_scene,
+    verify_at_rest,
+    verify_closed,
+    verify_served,
+)
 from tests.datapath.tapdisk.fixture import PATIENCE, Tapdisk
 from tests.datapath.tapdisk.test_tapdisk import until
 from tests.gc import crash_child
 from tests.gc.active import ActiveScene
 from tests.gc.test_online import collect_here, until_asked_to_yield
-from tests.support import guest
 from tests.support.site import MIB, Refused, Site
 
 CHILD = str(Path(crash_child.__file__))
@@ -38,35 +43,20 @@ NOT_DONE = {
 DEATHS = {"in the middle": {"dies": 1, "speed": SLOW}, "at the end": {"dies_at_end": 1}}
 
 
-def verify_at_rest(scene: ActiveScene) -> None:
-    """All disks are right on the storage, with nothing open; nothing is changed."""
-    for uuid, model in scene.models.items():
-        assert guest.content(scene.site.chain(scene.sr, uuid)) == model.data
-
-
 def verify_end(scene: ActiveScene) -> None:
     """With a tapdisk that does right, all is merged in the end and the disk can be used."""
     scene.write(6 * MIB, 4096, 7)
     scene.collect()
     verify_served(scene)
     scene.verify_tidy(IMAGES_LEFT)
-    scene.verify()
+    verify_closed(scene)
 
 
-def all_gone(tapdisk: Tapdisk) -> None:
-    """Wait for the end of a killed double, and of what holds its data."""
-    wanted = os.fsencode(tapdisk.control)
-
-    def running() -> bool:
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                if wanted in entry.read_bytes():
-                    return True
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-        return False
-
-    until(lambda: not running())
+def let_go(scene: ActiveScene) -> None:
+    """Wait until what held the data of a killed double has ended, and with it its locks."""
+    for image in scene.site.chain(scene.sr, scene.disk):
+        look = ["qemu-img", "info", "-f", "qcow2", str(image.path)]
+        until(lambda look=look: subprocess.run(look, capture_output=True).returncode == 0)
 
 
 @pytest.mark.parametrize("faults", NOT_DONE.values(), ids=NOT_DONE)
@@ -105,7 +95,7 @@ def test_an_end_before_the_end_keeps_everything(
     verify_at_rest(scene)
     assert merges(scene.collect()) == [deleted]
     scene.verify_tidy(IMAGES_LEFT)
-    scene.verify()
+    verify_closed(scene)
 
 
 @pytest.mark.parametrize("deleted", [1, 2])
@@ -116,7 +106,7 @@ def test_death(tapdisk: Tapdisk, tapdisk_site: Site, faults: dict[str, int], del
     before = tapdisk_site.chain(scene.sr, scene.disk)
     tapdisk.misbehave(**faults)
     assert merges(scene.collect()) == []
-    all_gone(tapdisk)
+    let_go(scene)
     verify_at_rest(scene)
     tapdisk.misbehave()
     scene.uri = tapdisk_site.activate(scene.disk)
@@ -163,7 +153,7 @@ def test_a_snapshot_ends_it(tapdisk: Tapdisk, tapdisk_site: Site) -> None:
     scene.collect()
     verify_served(scene)
     scene.verify_tidy(IMAGES_LEFT + 2)
-    scene.verify()
+    verify_closed(scene)
 
 
 def test_a_tapdisk_that_hangs(
@@ -180,7 +170,7 @@ def test_a_tapdisk_that_hangs(
     assert all(path.exists() for path in kept)
     with pytest.raises(Refused, match="had to be killed"):
         tapdisk_site.deactivate(scene.disk)
-    all_gone(tapdisk)
+    let_go(scene)
     verify_at_rest(scene)
     tapdisk.misbehave()
     tapdisk_site.deactivate(scene.disk)
