@@ -27,6 +27,18 @@ TAPDISK_CONTROL = Path("/run/blktap-control")
 
 
 @dataclass(frozen=True, slots=True)
+class Credentials:
+    """What this host shows other hosts over TLS, and the authority that theirs must be from.
+
+    Each is a file in PEM form.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What the rest of the program needs to know about its surroundings.
 
@@ -34,7 +46,8 @@ class Settings:
     `lock_seconds` bounds every wait for a lock. `log_target` is `file`, `syslog` or `stderr`.
     `datapath` is `tapdisk`, `own`, or `auto` for tapdisk where its program `tapdisk` is found;
     `tapdisk_control` is the folder of its sockets. `expose` says how users reach an active disk:
-    `nbd`, a socket, or `fuse`, a file.
+    `nbd`, a socket, or `fuse`, a file. `host_listen` is where `sm-hostd` answers: `unix`, or
+    `tls://name:port`, for which there must be `credentials`.
     """
 
     root: Path
@@ -51,6 +64,8 @@ class Settings:
     tapdisk: str
     tapdisk_control: Path
     expose: str
+    host_listen: str
+    credentials: Credentials | None
 
     @property
     def run(self) -> Path:
@@ -105,6 +120,8 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         tapdisk=options.get("tapdisk", "tapdisk"),
         tapdisk_control=Path(options.get("tapdisk_control", str(TAPDISK_CONTROL))),
         expose=_one_of(options, "expose", "nbd", "fuse"),
+        host_listen=options.get("host_listen", "unix"),
+        credentials=_credentials(options, root),
     )
 
 
@@ -114,6 +131,17 @@ def _one_of(options: Mapping[str, str], name: str, *values: str) -> str:
     if value not in values:
         raise InvalidArgument(f"sm.conf: {name} is one of {', '.join(values)}, not {value!r}")
     return value
+
+
+def _credentials(options: Mapping[str, str], root: Path) -> Credentials | None:
+    """The three files for TLS, relative to the root; all of them or none."""
+    names = ("host_certificate", "host_key", "host_authority")
+    given = [root / options[name] for name in names if options.get(name)]
+    if not given:
+        return None
+    if len(given) < len(names):
+        raise InvalidArgument(f"sm.conf: TLS needs all of {', '.join(names)}")
+    return Credentials(*given)
 
 
 def _host_uuid(path: Path) -> str:

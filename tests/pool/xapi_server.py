@@ -70,6 +70,7 @@ class XapiServer:
             uuid=uuid,
             name_label=name,
             hostname=name,
+            address="192.0.2.1",
             enabled=True,
             metrics=metrics,
             other_config={},

@@ -27,6 +27,9 @@ from sm.pool.xapi import wire
 from sm.pool.xapi.connection import Connection
 from sm.pool.xapi.inventory import installation_uuid
 
+PLUGIN = "sm"
+"""The name of our executable among XAPI's host plugins."""
+
 
 class _Identified(Protocol):
     @property
@@ -71,8 +74,11 @@ class XapiPool(Pool):
         return _by_uuid([wire.host_record(ref, fields) for ref, fields in found.items()])
 
     def call_host(self, ref: str, function: str, arguments: Mapping[str, str]) -> str:
-        """Not possible yet."""
-        raise HostUnreachable(f"host {ref} has no service")
+        """Have XAPI run the plugin there; see `sm.hosts.plugin`."""
+        answer = self._connection.call_plugin(ref, PLUGIN, function, dict(arguments))
+        if not isinstance(answer, str):
+            raise HostUnreachable(f"host {ref}: the plugin answers with no text")
+        return answer
 
     # SRs
 
@@ -88,6 +94,12 @@ class XapiPool(Pool):
         """All SRs."""
         found = self._records("SR")
         return _by_uuid([wire.sr_record(ref, fields) for ref, fields in found.items()])
+
+    def is_sr_master(self, sr: SrRecord) -> bool:
+        """Whether this host is the pool master; every host that has the SR, if it is not shared."""
+        if not sr.shared:
+            return True
+        return wire.pool_master(self._records("pool")) == self.this_host().ref
 
     def pbds(self, sr_ref: str) -> list[PbdRecord]:
         """How each host reaches an SR."""
