@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection
 
 from sm import claims, keys
+from sm.claims import Claim
 from sm.datapath.base import Disk, Endpoint
 from sm.datapath.choose import Datapaths
 from sm.datapath.links import Links
@@ -126,11 +127,17 @@ def check_usable(forest: Forest, vdi_uuid: str) -> None:
         raise VdiUnavailable(f"{vdi_uuid} is hidden")
 
 
-def make_way(repository: Repository, images: Callable[[], Collection[str]], wanted: str) -> None:
+def make_way(
+    repository: Repository,
+    images: Callable[[], Collection[str]],
+    wanted: str,
+    hear: Callable[[Collection[Claim]], None] = lambda _: None,
+) -> None:
     """Have every merge that claims any of `images` give up, and wait until it has.
 
-    `images` is asked anew each time, because a merge changes chains. `wanted` names what for.
-    Raises `Busy` when a claim stands beyond the time limit.
+    `images` is asked anew each time, because a merge changes chains. `wanted` names what for;
+    `hear` is told of the claims, once for each new one. Raises `Busy` when a claim stands beyond
+    the time limit.
     """
     deadline = time.monotonic() + CLAIM_WAIT_SECONDS
     asked: set[str] = set()
@@ -141,6 +148,8 @@ def make_way(repository: Repository, images: Callable[[], Collection[str]], want
         standing = [claim for claim in claimed if not claim.images.isdisjoint(wanted_images)]
         if not standing:
             return
+        if not asked.issuperset(claim.id for claim in standing):
+            hear(standing)
         for claim in standing:
             if claim.id not in asked:
                 asked.add(claim.id)
@@ -164,10 +173,24 @@ def _open(
     try:
         # Two hosts that wrote their keys at once both see the other here, and both step back.
         _refuse_beside(repository, repository.vdi(disk.vdi), host, writable=writable)
-        make_way(repository, chain_of(repository, disk.vdi), f"activation of {disk.vdi}")
+        _wait_for_merges(repository, disk.vdi)
         return serve(repository, disk.vdi, writable=writable)
     finally:
         _clear_mark(repository, repository.vdi(disk.vdi))
+
+
+def _wait_for_merges(repository: Repository, vdi_uuid: str) -> None:
+    """Have merges give way, and let their owners know that this host opens nothing before."""
+    settings = repository.settings
+    try:
+        make_way(
+            repository,
+            chain_of(repository, vdi_uuid),
+            f"activation of {vdi_uuid}",
+            lambda standing: claims.await_end(settings, vdi_uuid, standing),
+        )
+    finally:
+        claims.await_no_more(settings, vdi_uuid)
 
 
 def _refuse_beside(repository: Repository, record: VdiRecord, host: str, *, writable: bool) -> None:

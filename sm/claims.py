@@ -49,8 +49,12 @@ def publish_merge(repository: Repository, target: str, images: Collection[str]) 
 
 
 def withdraw_merge(repository: Repository, target: str) -> None:
-    """Give up the claim on a merge into `target`, if there is one."""
-    _withdraw(repository, f"{keys.CLAIM_PREFIX}{target}")
+    """Give up the claim on a merge into `target`, if there is one, and what was asked of it."""
+    key = f"{keys.CLAIM_PREFIX}{target}"
+    withdrawn = [claim for claim in standing(repository) if claim.key == key]
+    _withdraw(repository, key)
+    for claim in withdrawn:
+        forget_request(repository.settings, claim)
 
 
 @contextmanager
@@ -104,6 +108,35 @@ def asked_to_yield(settings: Settings, claim: Claim) -> bool:
 def forget_request(settings: Settings, claim: Claim) -> None:
     """Take the request away, once the claim is gone."""
     _request(settings, claim).unlink(missing_ok=True)
+
+
+def await_end(settings: Settings, vdi_uuid: str, waiting_for: Collection[Claim]) -> None:
+    """Note that an activation of the disk on this host waits until these claims are gone."""
+    path = _awaited(settings, vdi_uuid)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".new-{path.name}")
+    fresh.write_text(json.dumps(sorted(claim.id for claim in waiting_for)), encoding="ascii")
+    fresh.replace(path)
+
+
+def await_no_more(settings: Settings, vdi_uuid: str) -> None:
+    """Take back what `await_end` noted, before anything is opened."""
+    _awaited(settings, vdi_uuid).unlink(missing_ok=True)
+
+
+def awaited(settings: Settings, vdi_uuid: str) -> frozenset[str]:
+    """The ids of the claims that an activation on this host waits for.
+
+    While one of them stands, no activation of the disk goes on, whether or not that one has ended.
+    """
+    try:
+        return frozenset(json.loads(_awaited(settings, vdi_uuid).read_text(encoding="ascii")))
+    except FileNotFoundError:
+        return frozenset()
+
+
+def _awaited(settings: Settings, vdi_uuid: str) -> Path:
+    return settings.run / "waiting" / f"{vdi_uuid}.json"
 
 
 def _request(settings: Settings, claim: Claim) -> Path:

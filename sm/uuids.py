@@ -12,6 +12,6 @@ def require_uuid(text: str) -> None:
     try:
         canonical = str(uuid.UUID(text))
     except ValueError:
-        canonical = ""
+        canonical = None
     if text != canonical:
         raise InvalidArgument(f"{text!r} is not a UUID")

@@ -2,7 +2,9 @@
 
 The caller is another host, or this one. Arguments and answers are plain, so that they travel as
 JSON. Whatever concerns a disk happens under its lock, so it comes before or after an activation on
-this host, never in the middle; the wait for it is short, and then `Busy`.
+this host, never in the middle; the wait for it is short, and then `Busy`. Only an activation that
+waits for a claim does not keep the owner of a claim waiting: nothing is open yet, and nothing will
+be before it has looked for claims again.
 """
 
 from __future__ import annotations
@@ -28,10 +30,17 @@ Answer = dict[str, Any]
 LOCK_SECONDS = 5.0
 """For a disk's lock; an activation that waits for the caller must not make it wait for ever."""
 
+TRY_SECONDS = 0.2
+"""For one try at a disk's lock; whoever holds it may meanwhile begin to wait for the caller."""
+
 CANCEL_SECONDS = 30.0
 """For a commit to end once it was told to."""
 
 POLL_SECONDS = 0.02
+
+
+class _DiskLocked(Busy):
+    """The lock of a disk was not free, and nothing was done."""
 
 
 def perform(repository: Repository, function: str, arguments: Arguments) -> Answer:
@@ -42,10 +51,17 @@ def perform(repository: Repository, function: str, arguments: Arguments) -> Answ
     action = ACTIONS.get(function)
     if action is None:
         raise BadRequest(f"a host cannot {function!r}")
-    try:
-        return action(repository, arguments)
-    except KeyError as error:
-        raise BadRequest(f"{function}: {error} is missing") from error
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            if function in ABOUT_SERVED and _activation_waits(repository, arguments["vdi_uuid"]):
+                return {"served": False, **_tell(None)}
+            return action(repository, arguments)
+        except KeyError as error:
+            raise BadRequest(f"{function}: {error} is missing") from error
+        except _DiskLocked:
+            if time.monotonic() > deadline:
+                raise
 
 
 def _look(repository: Repository, arguments: Arguments) -> Answer:
@@ -142,8 +158,9 @@ def _give_way(repository: Repository, arguments: Arguments) -> Answer:
 
     A change of a disk gives no way: it is short.
     """
+    wanted = arguments["claim"]
     for claim in claims.standing(repository):
-        if claim.id != arguments["claim"]:
+        if claim.id != wanted:
             continue
         if claim.owner.ended(repository.settings.host_uuid):
             repository.settle()
@@ -166,17 +183,29 @@ ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
 }
 """By name. Each is asked with `sr_uuid`; those about a disk with `vdi_uuid`."""
 
+ABOUT_SERVED = frozenset(ACTIONS) - {"commit_start", "give_way"}
+"""Those that have nothing to do where no process serves the disk."""
+
+
+def _activation_waits(repository: Repository, vdi_uuid: str) -> bool:
+    """Whether an activation of the disk on this host is waiting for a claim that still stands."""
+    require_uuid(vdi_uuid)
+    awaited = claims.awaited(repository.settings, vdi_uuid)
+    if not awaited or awaited.isdisjoint(claim.id for claim in claims.standing(repository)):
+        return False
+    return Datapaths(repository.settings).find(Disk(repository.uuid, vdi_uuid)) is None
+
 
 @contextmanager
 def _locked(repository: Repository, arguments: Arguments, operation: str) -> Iterator[Disk]:
     vdi_uuid = arguments["vdi_uuid"]
     require_uuid(vdi_uuid)
     with ExitStack() as stack:
-        held = repository.locks.hold("vdi", vdi_uuid, operation, seconds=LOCK_SECONDS)
+        held = repository.locks.hold("vdi", vdi_uuid, operation, seconds=TRY_SECONDS)
         try:
             stack.enter_context(held)
         except LockFailed as error:
-            raise Busy(f"VDI {vdi_uuid}: {error.detail}") from error
+            raise _DiskLocked(f"VDI {vdi_uuid}: {error.detail}") from error
         yield Disk(repository.uuid, vdi_uuid)
 
 
