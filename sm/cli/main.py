@@ -169,6 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _guarded(output, lambda: run_file(output, options))
     try:
         admin = open_admin(options.root, as_json=as_json)
+    except SmError as error:
+        Output(as_json=as_json).failure(error)
+        return EXIT_REFUSED
     except OSError as error:
         sys.stderr.write(f"sm: {error}\n    Choose another place with --root or SM_ROOT.\n")
         return EXIT_REFUSED

@@ -60,6 +60,20 @@ class Host(Site):
 
     def start(self) -> None:
         """Start its `sm-hostd`, and wait until it answers."""
+        self._launch()
+        wait_until(self.answers, f"the start of sm-hostd on {self.name}")
+
+    def start_unheard(self) -> None:
+        """Start its `sm-hostd`, and wait until it has said where it listens."""
+        self._launch()
+
+        def registered() -> bool:
+            with self.pool() as pool:
+                return bool(pool.this_host().address)
+
+        wait_until(registered, f"the start of sm-hostd on {self.name}")
+
+    def _launch(self) -> None:
         assert self.service is None
         self.service = subprocess.Popen(
             [str(EXECUTABLES / "sm-hostd"), "--root", str(self.root)],
@@ -67,7 +81,6 @@ class Host(Site):
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_until(self.answers, f"the start of sm-hostd on {self.name}")
 
     def answers(self) -> bool:
         """Whether it answers when it is called."""
