@@ -12,12 +12,14 @@ import socket
 import uuid
 from collections.abc import Mapping
 from configparser import ConfigParser
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sm.cowutil.registry import FORMATS
 from sm.durable import write_file
 from sm.errors import InvalidArgument
+from sm.inventory import installation_uuid
 
 SYSTEM_ROOT = Path("/var/lib/sm")
 SYSTEM_CONFIG = Path("/etc/sm/sm.conf")
@@ -104,14 +106,15 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
     kind = options.get("pool", "auto")
     if kind == "auto":
         kind = "xapi" if xapi_socket.exists() else "embedded"
+    inventory = Path(options.get("xapi_inventory", str(XAPI_INVENTORY)))
     formats = options.get("preferred_image_formats", ",".join(FORMATS))
     return Settings(
         root=root,
         pool_kind=kind,
         pool_database=Path(options.get("pool_database", str(root / "pool.db"))),
         xapi_socket=xapi_socket,
-        xapi_inventory=Path(options.get("xapi_inventory", str(XAPI_INVENTORY))),
-        host_uuid=options.get("host_uuid") or _host_uuid(root / "host_uuid"),
+        xapi_inventory=inventory,
+        host_uuid=options.get("host_uuid") or _host_uuid(root / "host_uuid", kind, inventory),
         host_name=options.get("host_name", socket.gethostname()),
         preferred_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
         lock_seconds=float(options.get("lock_seconds", "60")),
@@ -144,8 +147,16 @@ def _credentials(options: Mapping[str, str], root: Path) -> Credentials | None:
     return Credentials(*given)
 
 
-def _host_uuid(path: Path) -> str:
-    """The identity of this host, made once."""
+def _host_uuid(path: Path, pool_kind: str, inventory: Path) -> str:
+    """The identity of this host: XAPI's, so that other hosts know whose a claim is; or made once.
+
+    Where XAPI's inventory tells nothing, the first use of the pool says so.
+    """
+    if pool_kind == "xapi":
+        with suppress(OSError):
+            found = installation_uuid(inventory)
+            if found is not None:
+                return found
     try:
         return path.read_text(encoding="ascii").strip()
     except FileNotFoundError:

@@ -7,49 +7,14 @@ import time
 
 import pytest
 
-from sm import activation, claims
+from sm import activation
 from sm.errors import HostUnreachable
 from sm.gc.collector import Collector
 from sm.gc.merge import Done
 from tests.datapath.clients import Writer, content, qemu_io
-from tests.hosts.hosts import Host, Pool, wait_until
-from tests.support import guest
+from tests.hosts.disks import SIZE, layered, verify, verify_tidy
+from tests.hosts.hosts import Pool, wait_until
 from tests.support.site import MIB, Refused
-
-SIZE = 8 * MIB
-
-
-def verify(host: Host, sr: str, disk: str, data: bytes) -> None:
-    """Read a disk that nobody uses with a reader of others, and check its images."""
-    chain = host.chain(sr, disk)
-    assert guest.content(chain) == data
-    assert guest.check_clean(chain) == []
-
-
-def verify_tidy(pool: Pool, images: int) -> None:
-    """No unfinished work, no claim, no request to yield, no more images than there should be."""
-    repository = pool.master.repository(pool.sr)
-    assert repository.journal.entries() == []
-    assert claims.standing(repository) == []
-    assert len(pool.master.images(pool.sr)) == images
-    assert not list(pool.location.glob(".new-*"))
-    assert not [path for host in pool.hosts for path in (host.root / "run").glob("gc/*.yield")]
-
-
-def layered(pool: Pool, image_format: str, length: int = MIB) -> tuple[str, bytes]:
-    """A disk over two hidden images, with what it reads as: each layer writes `length` bytes."""
-    disk = pool.master.create_vdi(pool.sr, image_format, SIZE)
-    data = bytearray(SIZE)
-    doomed = []
-    for number in range(3):
-        guest.write(pool.master.chain(pool.sr, disk), number * MIB // 2, length, number + 1)
-        start = number * MIB // 2
-        data[start : start + length] = bytes([number + 1]) * length
-        if number < 2:
-            doomed.append(pool.master.snapshot(disk))
-    for snapshot in doomed:
-        pool.master.delete(snapshot)
-    return disk, bytes(data)
 
 
 def write_some(writer: Writer) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from sm import config
 from sm.errors import HostUnreachable, SmError
+from sm.owner import Owner
 from sm.pool.xapi import XapiPool
 from tests.datapath.clients import content, qemu_io
 from tests.pool.xapi_server import PLUGINS, XapiServer
@@ -157,9 +159,23 @@ def test_a_merge_goes_through_the_host_that_serves_the_disk(hosts: XapiHosts) ->
             timeout=60,
         )
         assert ended.returncode == code, ended.stderr
-    assert len([record for record in hosts.xapi.records["VDI"].values()]) == 2
+    assert len(hosts.xapi.records["VDI"]) == 2
     assert hosts.xapi.calls.count("host.call_plugin") > 5
     assert content(served, SIZE) == data + bytes(SIZE - len(data))
+    hosts.call(hosts.second, "vdi_deactivate", vdi=disk)
+
+
+def test_a_claim_names_a_host_that_can_be_asked(hosts: XapiHosts) -> None:
+    """What a crash on the first host left is cleared there, for an activation on the second."""
+    disk = make(hosts)
+    uuids = [hosts.xapi.records["host"][host.ref]["uuid"] for host in (hosts.first, hosts.second)]
+    assert [config.load(host.root).host_uuid for host in (hosts.first, hosts.second)] == uuids
+    owner = Owner(uuids[0], "another boot", 1, 1, "vdi_resize").text
+    claim = json.dumps({"id": "x", "images": [disk], "owner": owner})
+    sr = hosts.first.pool.sr_by_uuid(hosts.sr_uuid)
+    hosts.first.pool.add_to_sr_sm_config(sr.ref, f"changing-{disk}", claim)
+    hosts.call(hosts.second, "vdi_activate", "true", vdi=disk)
+    assert hosts.first.pool.sr_by_uuid(hosts.sr_uuid).sm_config == {}
     hosts.call(hosts.second, "vdi_deactivate", vdi=disk)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sm.errors import HostUnreachable, RecordMissing
+from sm.inventory import installation_uuid
 from sm.pool.base import FieldValue, Pool
 from sm.pool.errors import PoolHostUnknown, PoolProtocolError
 from sm.pool.records import (
@@ -25,7 +26,6 @@ from sm.pool.records import (
 )
 from sm.pool.xapi import wire
 from sm.pool.xapi.connection import Connection
-from sm.pool.xapi.inventory import installation_uuid
 
 PLUGIN = "sm"
 """The name of our executable among XAPI's host plugins."""
@@ -60,13 +60,22 @@ class XapiPool(Pool):
     def this_host(self) -> HostRecord:
         """The host that the inventory names, as it was when first asked for."""
         if self._this_host is None:
-            uuid = installation_uuid(self._inventory)
+            uuid = self._installation()
             try:
                 ref = self._call("host.get_by_uuid", uuid)
             except RecordMissing as error:
                 raise PoolHostUnknown(f"{self._inventory}: no host {uuid}") from error
             self._this_host = wire.host_record(ref, self._call("host.get_record", ref))
         return self._this_host
+
+    def _installation(self) -> str:
+        try:
+            uuid = installation_uuid(self._inventory)
+        except OSError as error:
+            raise PoolHostUnknown(f"{self._inventory}: {error.strerror}") from error
+        if uuid is None:
+            raise PoolHostUnknown(f"{self._inventory} does not name this installation")
+        return uuid
 
     def hosts(self) -> list[HostRecord]:
         """All hosts of the pool."""
