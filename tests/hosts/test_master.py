@@ -126,6 +126,30 @@ def test_what_the_master_has_under_way_is_left_alone(hosts: tuple[Host, Host, st
     assert repository.journal.entries() == []
 
 
+def test_a_lost_master_is_replaced_by_a_host_with_its_uuid(
+    hosts: tuple[Host, Host, str], tmp_path: Path
+) -> None:
+    """What the lost one used and had under way is cleared up when the new one attaches."""
+    first, second, sr = hosts
+    disk = first.create_vdi(sr, "qcow2")
+    first.delete(first.snapshot(disk))
+    repository = first.repository(sr)
+    repository.pool.add_to_vdi_sm_config(repository.vdi(disk).ref, f"host_{first.ref}", "RW")
+    gone = Owner(first.uuid, "another boot", 1, 1, "coalesce").text
+    repository.journal.open("coalesce", disk, "copy", format="qcow2", into=disk, images=[disk])
+    (record,) = (tmp_path / "images" / ".sm").glob("journal-*")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "owner": gone}))
+
+    heir = Host(tmp_path, "heir", tmp_path / "pool.db", host_uuid=first.uuid)
+    heir.sm("sr", "attach", sr)
+    assert heir.sm("vdi", "show", disk)["active"] == []
+    assert repository.journal.entries() == []
+    second.activate(disk)
+    second.deactivate(disk)
+    heir.collect(sr)
+    assert heir.images(sr) == {disk}
+
+
 def test_a_change_that_a_crash_interrupted_can_be_repeated(hosts: tuple[Host, Host, str]) -> None:
     first, second, sr = hosts
     disk = first.create_vdi(sr, "qcow2")
