@@ -56,13 +56,16 @@ def withdraw_merge(repository: Repository, target: str) -> None:
 def changing(repository: Repository, vdi_uuid: str, operation: str) -> Iterator[None]:
     """Claim a disk's image for a change that another host must not miss.
 
-    On an SR of one host the SR lock does the same, and nothing is written. Raises `Busy` when
-    somebody else has the claim.
+    On an SR of one host the SR lock does the same, and nothing is written. The disk's lock is held,
+    so a claim of this host was left by a process that has ended. Raises `Busy` when somebody else
+    has the claim.
     """
     if not repository.record.shared:
         yield
         return
     key = f"{keys.CHANGE_PREFIX}{vdi_uuid}"
+    if key in repository.pool.sr_by_uuid(repository.uuid).sm_config:
+        drop_stale(repository)
     try:
         _publish(repository, key, (vdi_uuid,), operation)
     except DuplicateKey as error:

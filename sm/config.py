@@ -12,12 +12,14 @@ import socket
 import uuid
 from collections.abc import Mapping
 from configparser import ConfigParser
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sm.cowutil.registry import FORMATS
 from sm.durable import write_file
 from sm.errors import InvalidArgument
+from sm.inventory import installation_uuid
 
 SYSTEM_ROOT = Path("/var/lib/sm")
 SYSTEM_CONFIG = Path("/etc/sm/sm.conf")
@@ -27,15 +29,28 @@ TAPDISK_CONTROL = Path("/run/blktap-control")
 
 
 @dataclass(frozen=True, slots=True)
+class Credentials:
+    """What this host shows other hosts over TLS, and the authority that theirs must be from.
+
+    Each is a file in PEM form.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What the rest of the program needs to know about its surroundings.
 
     `pool_kind` is `embedded` or `xapi`. `preferred_formats` is the default order for new disks.
     `lock_seconds` bounds every wait for a lock. `log_target` is `file`, `syslog` or `stderr`.
     `datapath` is `tapdisk`, `own`, or `auto` for tapdisk where its program `tapdisk` is found;
-    `tapdisk_control` is the folder of its sockets. `tapdisk_merges_into_parent`: it is known
-    to merge a QCOW2 image into its parent, not into the base of the chain. `expose` says how users
-    reach an active disk: `nbd`, a socket, or `fuse`, a file.
+    `tapdisk_control` is the folder of its sockets, `tapdisk_merges_into_parent` whether it is known
+    to merge a QCOW2 image into its parent, and not into the base of the chain. `expose` says how
+    users reach an active disk: `nbd`, a socket, or `fuse`, a file. `host_listen` is where `sm-hostd`
+    answers: `unix`, or `tls://name:port`, for which there must be `credentials`.
     """
 
     root: Path
@@ -53,6 +68,8 @@ class Settings:
     tapdisk_control: Path
     tapdisk_merges_into_parent: bool
     expose: str
+    host_listen: str
+    credentials: Credentials | None
 
     @property
     def run(self) -> Path:
@@ -91,14 +108,15 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
     kind = options.get("pool", "auto")
     if kind == "auto":
         kind = "xapi" if xapi_socket.exists() else "embedded"
+    inventory = Path(options.get("xapi_inventory", str(XAPI_INVENTORY)))
     formats = options.get("preferred_image_formats", ",".join(FORMATS))
     return Settings(
         root=root,
         pool_kind=kind,
         pool_database=Path(options.get("pool_database", str(root / "pool.db"))),
         xapi_socket=xapi_socket,
-        xapi_inventory=Path(options.get("xapi_inventory", str(XAPI_INVENTORY))),
-        host_uuid=options.get("host_uuid") or _host_uuid(root / "host_uuid"),
+        xapi_inventory=inventory,
+        host_uuid=options.get("host_uuid") or _host_uuid(root / "host_uuid", kind, inventory),
         host_name=options.get("host_name", socket.gethostname()),
         preferred_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
         lock_seconds=float(options.get("lock_seconds", "60")),
@@ -110,6 +128,8 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
             _one_of(options, "tapdisk_merges_into_parent", "no", "yes") == "yes"
         ),
         expose=_one_of(options, "expose", "nbd", "fuse"),
+        host_listen=options.get("host_listen", "unix"),
+        credentials=_credentials(options, root),
     )
 
 
@@ -121,8 +141,27 @@ def _one_of(options: Mapping[str, str], name: str, *values: str) -> str:
     return value
 
 
-def _host_uuid(path: Path) -> str:
-    """The identity of this host, made once."""
+def _credentials(options: Mapping[str, str], root: Path) -> Credentials | None:
+    """The three files for TLS, relative to the root; all of them or none."""
+    names = ("host_certificate", "host_key", "host_authority")
+    given = [root / options[name] for name in names if options.get(name)]
+    if not given:
+        return None
+    if len(given) < len(names):
+        raise InvalidArgument(f"sm.conf: TLS needs all of {', '.join(names)}")
+    return Credentials(*given)
+
+
+def _host_uuid(path: Path, pool_kind: str, inventory: Path) -> str:
+    """The identity of this host: XAPI's, so that other hosts know whose a claim is; or made once.
+
+    Where XAPI's inventory tells nothing, the first use of the pool says so.
+    """
+    if pool_kind == "xapi":
+        with suppress(OSError):
+            found = installation_uuid(inventory)
+            if found is not None:
+                return found
     try:
         return path.read_text(encoding="ascii").strip()
     except FileNotFoundError:

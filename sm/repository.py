@@ -14,7 +14,7 @@ from sm.attachment import Attachments
 from sm.config import Settings
 from sm.cowutil.base import ImageRef
 from sm.cowutil.registry import Formats
-from sm.errors import Busy, VdiMissing
+from sm.errors import Busy, SmError, VdiMissing
 from sm.journal import Journal, Observer, no_observer
 from sm.locks import Locks
 from sm.pool.base import Pool, SrRecord, VdiRecord
@@ -58,8 +58,14 @@ class Repository:
         )
 
     def require_attached(self) -> None:
-        """Raise `SrUnavailable` when the SR was detached since this was opened."""
+        """See that a collector may work here.
+
+        Raises `SrUnavailable` when the SR was detached since this was opened, and `LVMMaster` where
+        another host changes its chains.
+        """
         Attachments(self.settings.run / "attached").require(self.uuid)
+        if not self.pool.is_sr_master(self.record):
+            raise SmError(f"SR {self.uuid} is shared", name="LVMMaster")
 
     @cached_property
     def record(self) -> SrRecord:
@@ -100,7 +106,8 @@ class Repository:
     def settle(self) -> None:
         """Have interrupted work of a collector that has ended finished, by a process of its own.
 
-        Call without the SR lock. Work that a running collector is doing is left to it.
+        Call without the SR lock. Work that a running collector is doing is left to it, and to the
+        SR's master what a host left that was it before.
         """
         stale = [
             entry
@@ -108,7 +115,7 @@ class Repository:
             if entry.operation in COLLECTOR_OPERATIONS
             and entry.owner_ended(self.settings.host_uuid)
         ]
-        if stale:
+        if stale and self.pool.is_sr_master(self.record):
             argv = [sys.executable, "-m", "sm.gc.daemon", "--root", str(self.settings.root)]
             process.run([*argv, "--sr", self.uuid, "--recover"], timeout=RECOVERY_SECONDS)
 

@@ -30,6 +30,7 @@ from sm.publish import apply_update, publish
 from sm.records import difference, sm_config_of
 from sm.repository import Repository
 from sm.tree import Node
+from sm.uuids import require_uuid
 
 EMPTY_IMAGE_BYTES = 1 << 20
 """More than an empty image of any format takes on any file system."""
@@ -116,16 +117,6 @@ def create(repository: Repository, wanted: Wanted, preferred: Sequence[str]) -> 
     )
     publish(repository, node, record, lambda path: image_format.create(path, size))
     return new_uuid
-
-
-def require_uuid(text: str) -> None:
-    """Refuse what is not a UUID in its usual lower-case form; it becomes part of a path."""
-    try:
-        canonical = str(uuid.UUID(text))
-    except ValueError:
-        canonical = ""
-    if text != canonical:
-        raise InvalidArgument(f"{text!r} is not a UUID")
 
 
 def _reference(repository: Repository, given: str) -> str:

@@ -96,19 +96,21 @@ class Admin:
             *args,
             sr_ref=sr.ref,
             sr_uuid=sr.uuid,
-            **{"device_config": self.device_config(sr), **members},
+            device_config={**self.device_config(sr), **self._mastership(sr)},
+            **members,
         )
+
+    def _mastership(self, sr: SrRecord) -> dict[str, str]:
+        return {"SRmaster": "true" if self.pool.is_sr_master(sr) else "false"}
 
     def call_driver(self, command: str, sr_type: str, *args: str, **members: Any) -> Value:
         """Send one SMAPI request to the driver of an SR type."""
         driver = driver_class(sr_type)(self.settings)
-        device_config = {**members.pop("device_config", {}), "SRmaster": "true"}
         request = Request.model_validate(
             {
                 "command": command,
                 "args": list(args),
                 "host_ref": self.pool.this_host().ref,
-                "device_config": device_config,
                 **members,
             }
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sm import log
-from sm.cli import explain, gc_commands, sr_commands, tree_view, vdi_commands
+from sm.cli import explain, gc_commands, host_commands, sr_commands, tree_view, vdi_commands
 from sm.cli.admin import Admin, open_admin
 from sm.cli.image_table import IMAGE_COMMANDS, FileCommand, Option
 from sm.cli.output import Output
@@ -65,6 +65,7 @@ _CONFIG = _arg(
     help="how to reach the storage; may be given several times",
 )
 _TYPE = _arg("--type", default="file", choices=sorted(DRIVERS), help="the type of storage")
+_SHARED = _arg("--shared", action="store_true", help="several hosts may attach it")
 _UUID = _arg("--uuid", help="its UUID, when it must be a certain one")
 _SIZE = _arg("--size", required=True, help="for example 10GiB")
 
@@ -73,13 +74,18 @@ COMMANDS: Sequence[Command] = (
         "sr",
         "create",
         sr_commands.create,
-        (_TYPE, _NAME, _ABOUT, _CONFIG, _UUID, _arg("--size", default="0", help="for devices")),
+        (
+            *(_TYPE, _NAME, _ABOUT, _CONFIG, _UUID, _SHARED),
+            _arg("--size", default="0", help="for devices"),
+        ),
     ),
-    Command("sr", "introduce", sr_commands.introduce, (_TYPE, _NAME, _ABOUT, _CONFIG, _UUID)),
+    Command(
+        "sr", "introduce", sr_commands.introduce, (_TYPE, _NAME, _ABOUT, _CONFIG, _UUID, _SHARED)
+    ),
     Command("sr", "list", sr_commands.list_),
     Command("sr", "show", sr_commands.show, (_SR,)),
     Command("sr", "scan", sr_commands.scan, (_SR,)),
-    Command("sr", "attach", sr_commands.attach, (_SR,)),
+    Command("sr", "attach", sr_commands.attach, (_SR, _CONFIG)),
     Command("sr", "detach", sr_commands.detach, (_SR,)),
     Command("sr", "destroy", sr_commands.destroy, (_SR,)),
     Command("sr", "forget", sr_commands.forget, (_SR,)),
@@ -131,6 +137,25 @@ COMMANDS: Sequence[Command] = (
         (_OF_SR, _arg("--dry-run", action="store_true", help="only say what would be done")),
     ),
     Command("gc", "status", gc_commands.status, (_ANY_SR,)),
+    Command(
+        "host",
+        "add",
+        host_commands.add,
+        (
+            _arg("name", help="a name for it"),
+            _arg(
+                "--address", default="", help="unix:/path or tls://name:port; it may say it itself"
+            ),
+            _arg("--uuid", help="its UUID, when it has one already"),
+        ),
+    ),
+    Command("host", "list", host_commands.list_),
+    Command(
+        "host",
+        "remove",
+        host_commands.remove,
+        (_arg("host", help="the host: UUID, a unique beginning of it, or name"),),
+    ),
 )
 
 
@@ -144,6 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _guarded(output, lambda: run_file(output, options))
     try:
         admin = open_admin(options.root, as_json=as_json)
+    except SmError as error:
+        Output(as_json=as_json).failure(error)
+        return EXIT_REFUSED
     except OSError as error:
         sys.stderr.write(f"sm: {error}\n    Choose another place with --root or SM_ROOT.\n")
         return EXIT_REFUSED
@@ -182,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         "vdi": "virtual disks",
         "image": "plain image files, without an SR",
         "gc": "the garbage collector",
+        "host": "the hosts of the pool",
     }
     commands: tuple[Command | FileCommand, ...] = (*COMMANDS, *IMAGE_COMMANDS)
     for command in commands:

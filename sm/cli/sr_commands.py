@@ -57,6 +57,7 @@ def _introduce(
         name_label=options.name,
         name_description=options.description,
         sr_type=options.type,
+        shared=options.shared,
     )
     admin.records.create_pbd(ref, admin.pool.this_host().ref, device_config)
     return admin.pool.sr(ref)
@@ -120,6 +121,8 @@ def _row(admin: Admin, sr: SrRecord) -> dict[str, Any]:
         "name": sr.name_label,
         "description": sr.name_description,
         "type": sr.type,
+        "shared": sr.shared,
+        "master": _master(admin, sr),
         "attached": driver.attachments.find(sr.uuid) is not None,
         "vdis": sum(vdi.managed for vdi in admin.pool.vdis(sr.ref)),
         "virtual_allocation": sr.virtual_allocation,
@@ -129,6 +132,12 @@ def _row(admin: Admin, sr: SrRecord) -> dict[str, Any]:
         "sm_config": dict(sr.sm_config),
         "other_config": dict(sr.other_config),
     }
+
+
+def _master(admin: Admin, sr: SrRecord) -> str | None:
+    """The name of the host that changes the chains of a shared SR, if the pool keeps that."""
+    names = {host.ref: host.name_label for host in admin.pool.hosts()}
+    return names.get(sr.master)
 
 
 def scan(admin: Admin, options: Namespace) -> None:
@@ -144,11 +153,36 @@ def scan(admin: Admin, options: Namespace) -> None:
 
 
 def attach(admin: Admin, options: Namespace) -> None:
-    """Make an SR usable on this host."""
+    """Make an SR usable on this host.
+
+    A shared SR that this host does not know yet is reached as its master reaches it, unless
+    --device-config says otherwise.
+    """
     sr = admin.find_sr(options.sr)
-    admin.call("sr_attach", sr)
+    made = _first_pbd(admin, sr, _device_config(options))
+    try:
+        admin.call("sr_attach", sr)
+    except BaseException:
+        if made is not None:
+            admin.records.delete_pbd(made)
+        raise
     _set_attached(admin, sr, attached=True)
     admin.output.result({"uuid": sr.uuid, "attached": True}, "")
+
+
+def _first_pbd(admin: Admin, sr: SrRecord, device_config: dict[str, str]) -> str | None:
+    """The PBD of this host, made if there is none; its reference if it was made."""
+    host = admin.pool.this_host().ref
+    pbds = {pbd.host: pbd for pbd in admin.pool.pbds(sr.ref)}
+    if host in pbds:
+        if device_config and device_config != dict(pbds[host].device_config):
+            raise InvalidArgument("this host has another device-config for the SR; forget it first")
+        return None
+    if not sr.shared:
+        raise SrUnavailable(f"SR {sr.uuid} is not shared, and belongs to another host")
+    if not device_config and sr.master in pbds:
+        device_config = dict(pbds[sr.master].device_config)
+    return admin.records.create_pbd(sr.ref, host, device_config)
 
 
 def detach(admin: Admin, options: Namespace) -> None:
@@ -162,6 +196,9 @@ def detach(admin: Admin, options: Namespace) -> None:
 def destroy(admin: Admin, options: Namespace) -> None:
     """Destroy an empty SR and its records."""
     sr = admin.find_sr(options.sr)
+    host = admin.pool.this_host().ref
+    if any(pbd.currently_attached and pbd.host != host for pbd in admin.pool.pbds(sr.ref)):
+        raise SrInUse("another host has it attached; detach it there first: sm sr detach")
     admin.call("sr_attach", sr)
     admin.call("sr_delete", sr)
     admin.records.forget_sr(sr.ref)

@@ -16,7 +16,7 @@ from sm.repository import Repository
 from sm.smapi.request import Request
 from sm.smapi.xmlrpc import Value
 from sm.sr import SrDriver
-from sm.vdi import require_uuid
+from sm.uuids import require_uuid
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Call:
 
     @contextmanager
     def locked(self, repository: Repository | None = None) -> Iterator[Repository]:
-        """The SR of the request with its lock held and nothing interrupted left in it."""
+        """The SR of the request with its lock held; on its master, nothing interrupted is left."""
         repository = repository or self.repository()
         repository.settle()
         with repository.locked(self.request.command):
-            snapshot.recover(repository)
+            # The lock is this host's: elsewhere the writer of an entry may be at work.
+            if self.request.is_master:
+                snapshot.recover(repository)
             yield repository
 
     @contextmanager

@@ -10,7 +10,7 @@ from sm.cowutil.base import CowUtil
 from sm.cowutil.registry import Formats
 from sm.kick import kick
 from sm.smapi.xmlrpc import Value, escape
-from sm.vdi import require_uuid
+from sm.uuids import require_uuid
 
 
 def _sr_probe(call: Call) -> Value:
@@ -30,6 +30,7 @@ def _sr_create(call: Call) -> Value:
 
 
 def _sr_delete(call: Call) -> Value:
+    call.require_master()
     sr.delete(call.driver, call.pool, call.request.sr_uuid)
     return None
 

@@ -15,6 +15,7 @@ from sm.smapi import xmlrpc
 from sm.smapi.request import require_xml_text
 from sm.smapi.xmlrpc import Value
 from sm.snapshot import Copy
+from sm.uuids import require_uuid
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def _vdi_update(call: Call) -> Value:
 def _vdi_introduce(call: Call) -> Value:
     request = call.request
     location = request.vdi_location or request.new_uuid or ""
-    vdi.require_uuid(location)
+    require_uuid(location)
     with call.locked() as repository:
         vdi.introduce(repository, location, request.new_uuid or "", request.vdi_sm_config)
     return _vdi_info(location)

@@ -2,7 +2,8 @@
 
 The caller is another host, or this one. Arguments and answers are plain, so that they travel as
 JSON. Whatever concerns a disk happens under its lock, so it comes before or after an activation on
-this host, never in the middle; the wait for it is short, and then `Busy`.
+this host, never in the middle; the wait for it is short, and then `Busy`. An activation that waits
+for claims does not hold it: nothing is open yet, and nothing will be before it has looked again.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sm import claims
+from sm import claims, keys
 from sm.cowutil.base import ImageRef
 from sm.datapath.base import CommittingDatapath, Datapath, Disk, Job, JobState, Served
 from sm.datapath.choose import Datapaths
 from sm.errors import BadRequest, Busy, LockFailed, SmError, Unimplemented, VdiMissing
 from sm.repository import Repository
+from sm.uuids import require_uuid
 
 Arguments = Mapping[str, str]
 Answer = dict[str, Any]
@@ -34,7 +36,10 @@ POLL_SECONDS = 0.02
 
 
 def perform(repository: Repository, function: str, arguments: Arguments) -> Answer:
-    """Carry out one request about an SR that is attached on this host."""
+    """Carry out one request about an SR that is attached on this host.
+
+    Raises `BadRequest` for an unknown function, and for arguments that are missing or senseless.
+    """
     action = ACTIONS.get(function)
     if action is None:
         raise BadRequest(f"a host cannot {function!r}")
@@ -134,14 +139,18 @@ def _commit_stop(repository: Repository, arguments: Arguments) -> Answer:
 
 
 def _give_way(repository: Repository, arguments: Arguments) -> Answer:
-    """Make the merge behind the claim `claim` give up; finish for it if its process has ended."""
+    """Make the merge behind the claim `claim` give up; finish for it if its process has ended.
+
+    A change of a disk gives no way: it is short.
+    """
+    wanted = arguments["claim"]
     for claim in claims.standing(repository):
-        if claim.id != arguments["claim"]:
+        if claim.id != wanted:
             continue
         if claim.owner.ended(repository.settings.host_uuid):
             repository.settle()
             claims.drop_stale(repository)
-        else:
+        elif claim.key.startswith(keys.CLAIM_PREFIX):
             claims.ask_to_yield(repository, claim)
     return {}
 
@@ -163,6 +172,7 @@ ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
 @contextmanager
 def _locked(repository: Repository, arguments: Arguments, operation: str) -> Iterator[Disk]:
     vdi_uuid = arguments["vdi_uuid"]
+    require_uuid(vdi_uuid)
     with ExitStack() as stack:
         held = repository.locks.hold("vdi", vdi_uuid, operation, seconds=LOCK_SECONDS)
         try:
@@ -174,10 +184,15 @@ def _locked(repository: Repository, arguments: Arguments, operation: str) -> Ite
 
 def _chain(repository: Repository, arguments: Arguments) -> list[ImageRef]:
     """A chain from its wire form: JSON, (UUID, format) pairs, uppermost first."""
-    return [
-        ImageRef(repository.store.path(uuid, name), name)
-        for uuid, name in json.loads(arguments["chain"])
-    ]
+    try:
+        named = [(str(uuid), str(name)) for uuid, name in json.loads(arguments["chain"])]
+    except (ValueError, TypeError) as error:
+        raise BadRequest(f"the chain is {arguments['chain']!r}") from error
+    for uuid, name in named:
+        require_uuid(uuid)
+        if name not in repository.formats.names:
+            raise BadRequest(f"the image format {name!r} is unknown")
+    return [ImageRef(repository.store.path(uuid, name), name) for uuid, name in named]
 
 
 def _uuid(repository: Repository, image: ImageRef) -> str:

@@ -1,15 +1,26 @@
-"""Asking a host of the pool, which may be this one."""
+"""Asking a host of the pool, which may be this one; and answering when this host is asked."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 
-from sm.errors import HostUnreachable, SmError, code_table
+from sm.config import Settings
+from sm.cowutil.errors import ImageError
+from sm.errors import BadRequest, HostUnreachable, SmError, code_table
 from sm.hosts.actions import Answer, Arguments, perform
+from sm.owner import boot_id
 from sm.pool.base import Pool
 from sm.repository import Repository
+from sm.smapi.driver_info import VERSION
 from sm.tree import Node
+from sm.uuids import require_uuid
+
+log = logging.getLogger(__name__)
+
+HELLO = "hello"
+"""The one function that is about a host, not about an SR."""
 
 
 def ask(repository: Repository, host_ref: str, function: str, **arguments: str) -> Answer:
@@ -22,25 +33,58 @@ def ask(repository: Repository, host_ref: str, function: str, **arguments: str) 
     if host_ref == pool.this_host().ref:
         return perform(repository, function, arguments)
     text = pool.call_host(host_ref, function, {"sr_uuid": repository.uuid, **arguments})
-    answer = json.loads(text)
-    if "error" in answer:
-        error = answer["error"]
-        name = error["name"] if error["name"] in code_table() else SmError.name
-        raise SmError(error["detail"], name=name)
-    result: Answer = answer["result"]
-    return result
+    return _result(pool, host_ref, text)
 
 
-def answer_text(open_repository: Repository, function: str, arguments: Arguments) -> str:
-    """What a host sends back: the result, or the error that its asker is to raise."""
+def hello(pool: Pool, host_ref: str) -> Answer:
+    """What a host says of itself: `host` (UUID), `boot`, `version`.
+
+    This host is called as the others are. Raises as `ask`.
+    """
+    return _result(pool, host_ref, pool.call_host(host_ref, HELLO, {}))
+
+
+def _result(pool: Pool, host_ref: str, text: str) -> Answer:
     try:
-        return json.dumps({"result": perform(open_repository, function, arguments)})
+        answer = json.loads(text)
+        if "result" in answer:
+            return dict(answer["result"])
+        name, detail = str(answer["error"]["name"]), str(answer["error"]["detail"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise HostUnreachable(f"host {host_ref} answers senselessly: {text[:200]!r}") from error
+    named = {host.ref: host.name_label for host in pool.hosts()}.get(host_ref, host_ref)
+    said = f"host {named}: {detail}"
+    if name == HostUnreachable.name:
+        raise HostUnreachable(said)
+    raise SmError(said, name=name if name in code_table() else SmError.name)
+
+
+def answer(settings: Settings, pool: Pool, function: str, arguments: Arguments) -> str:
+    """What this host sends back when asked; all failures but defects are in the text."""
+    try:
+        expected = arguments.get("host", settings.host_uuid)
+        if expected != settings.host_uuid:
+            raise HostUnreachable(f"this is host {settings.host_uuid}, not {expected}")
+        if function == HELLO:
+            return _success({"host": settings.host_uuid, "boot": boot_id(), "version": VERSION})
+        if "sr_uuid" not in arguments:
+            raise BadRequest(f"{function}: sr_uuid is missing")
+        require_uuid(arguments["sr_uuid"])
+        repository = Repository.open(arguments["sr_uuid"], settings, pool)
+        return _success(perform(repository, function, arguments))
     except SmError as error:
-        return failure_text(error)
+        log.info("%r: %s", function, error)
+        return _failure(error)
+    except (ImageError, OSError) as error:
+        log.warning("%r: %s", function, error, exc_info=error)
+        return _failure(SmError(str(error)))
 
 
-def failure_text(error: SmError) -> str:
-    """An error as a host sends it back."""
+def _success(result: Answer) -> str:
+    return json.dumps({"result": result})
+
+
+def _failure(error: SmError) -> str:
     return json.dumps({"error": {"name": error.code_name, "detail": error.detail}})
 
 

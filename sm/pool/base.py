@@ -81,7 +81,8 @@ class Pool(ABC):
     def call_host(self, ref: str, function: str, arguments: Mapping[str, str]) -> str:
         """Have another host do something; see `sm.hosts`. Returns its answer, JSON.
 
-        Raises `HostUnreachable` when it does not answer: it may have done it or not.
+        It is asked once. Raises `HostUnreachable` when it does not answer: it may have done it or
+        not.
         """
 
     # SRs
@@ -97,6 +98,10 @@ class Pool(ABC):
     @abstractmethod
     def srs(self) -> list[SrRecord]:
         """All SRs."""
+
+    @abstractmethod
+    def is_sr_master(self, sr: SrRecord) -> bool:
+        """Whether this host may change the chains of an SR: of a shared one, a single host may."""
 
     @abstractmethod
     def pbds(self, sr_ref: str) -> list[PbdRecord]:
@@ -232,6 +237,14 @@ class PoolAdmin(Pool):
         """Add a host; returns its reference. Raises `RecordExists`."""
 
     @abstractmethod
+    def set_host_address(self, ref: str, address: str) -> None:
+        """Say where a host answers, see `sm.remote.address`; empty for nowhere."""
+
+    @abstractmethod
+    def remove_host(self, ref: str) -> None:
+        """Remove a host and its PBDs; raises `SrInUse` while it has, or is master of, an SR."""
+
+    @abstractmethod
     def introduce_sr(
         self,
         *,
@@ -242,7 +255,10 @@ class PoolAdmin(Pool):
         shared: bool = False,
         sm_config: Mapping[str, str] | None = None,
     ) -> str:
-        """Add the record of an SR; returns its reference. Raises `RecordExists`."""
+        """Add the record of an SR; returns its reference. Raises `RecordExists`.
+
+        This host becomes the master of a shared one.
+        """
 
     @abstractmethod
     def rename_sr(self, ref: str, *, name_label: str, name_description: str) -> None:

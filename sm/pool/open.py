@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from sm.config import Credentials
 from sm.errors import InvalidArgument
 from sm.pool.base import Pool
 
@@ -29,6 +30,10 @@ class PoolSettings(Protocol):
         """Its name there."""
 
     @property
+    def credentials(self) -> Credentials | None:
+        """What it shows other hosts over TLS."""
+
+    @property
     def xapi_socket(self) -> Path:
         """The Unix socket of XAPI."""
 
@@ -47,7 +52,9 @@ def open_pool(settings: PoolSettings, session_ref: str | None) -> Pool:
     if settings.pool_kind == "embedded":
         from sm.pool.embedded import EmbeddedPool  # noqa: PLC0415
 
-        return EmbeddedPool(settings.pool_database, settings.host_uuid, settings.host_name)
+        return EmbeddedPool(
+            settings.pool_database, settings.host_uuid, settings.host_name, settings.credentials
+        )
     if settings.pool_kind == "xapi":
         from sm.pool.xapi import XapiPool  # noqa: PLC0415
 

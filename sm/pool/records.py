@@ -17,17 +17,26 @@ NULL_REF: Final = "OpaqueRef:NULL"
 
 @dataclass(frozen=True, slots=True)
 class HostRecord:
-    """A host of the pool."""
+    """A host of the pool.
+
+    `address` is where its `sm-hostd` answers, see `sm.remote.address`, or empty; with XAPI it is
+    the host's network address, and XAPI does the calling.
+    """
 
     ref: str
     uuid: str
     name_label: str
     enabled: bool = True
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SrRecord:
-    """A storage repository. `virtual_allocation` is what its visible disks promise together."""
+    """A storage repository. `virtual_allocation` is what its visible disks promise together.
+
+    `master` is the host that may change the chains of a shared SR, where that is kept with the SR;
+    ask `Pool.is_sr_master`.
+    """
 
     ref: str
     uuid: str
@@ -40,6 +49,7 @@ class SrRecord:
     physical_utilisation: int
     sm_config: Mapping[str, str]
     other_config: Mapping[str, str]
+    master: str = ""
 
 
 @dataclass(frozen=True, slots=True)

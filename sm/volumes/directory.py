@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 from sm import durable
@@ -64,8 +65,10 @@ class DirectoryStore(VolumeStore):
                     continue
                 match = _NAME.fullmatch(entry.name)
                 if match and entry.is_file(follow_symlinks=False):
-                    status = entry.stat()
-                    volumes.append(_volume(match[1], match[2], Path(entry.path), status))
+                    # Another host may remove or rename what this one looks at.
+                    with suppress(FileNotFoundError):
+                        status = entry.stat()
+                        volumes.append(_volume(match[1], match[2], Path(entry.path), status))
                 else:
                     strangers.append(Stranger(entry.name, suffix, Path(entry.path)))
         return Listing(tuple(volumes), tuple(strangers))
@@ -175,11 +178,12 @@ class DirectoryStore(VolumeStore):
         folder = self.folder / RECORDS
         if not folder.is_dir():
             return {}
-        return {
-            path.name: path.read_bytes()
-            for path in sorted(folder.iterdir())
-            if not path.name.startswith(durable.TEMPORARY_PREFIX)
-        }
+        found: dict[str, bytes] = {}
+        for path in sorted(folder.iterdir()):
+            if not path.name.startswith(durable.TEMPORARY_PREFIX):
+                with suppress(FileNotFoundError):  # removed by another host in this moment
+                    found[path.name] = path.read_bytes()
+        return found
 
     def write_record(self, name: str, content: bytes) -> None:
         """Replace the file of one record."""

@@ -1,16 +1,22 @@
-"""Reads of a VHD chain over NBD, against qemu-storage-daemon on a raw copy of the disk."""
+"""Reads of a VHD chain over NBD, against others on a raw copy of the disk.
+
+They are qemu-storage-daemon, and nbdkit with a plugin in Python.
+"""
 
 from __future__ import annotations
 
 import random
 import socket
 import subprocess
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from sm.cowutil.base import ImageRef
 from sm.cowutil.registry import Formats
-from sm.datapath.base import Datapath, Disk, Endpoint
+from sm.datapath.base import Datapath, Disk
 from sm.datapath.qsd.datapath import QsdDatapath
 from sm.datapath.vhd_nbd.datapath import VhdNbdDatapath
 from sm.nbd import protocol
@@ -30,11 +36,11 @@ DEPTH = 32
 class Load:
     """A client that only counts what comes: reads of one length, `depth` of them under way."""
 
-    def __init__(self, endpoint: Endpoint, disk: Disk) -> None:
+    def __init__(self, path: Path | None, export: str) -> None:
         self._peer = socket.socket(socket.AF_UNIX)
-        self._peer.connect(str(endpoint.socket))
+        self._peer.connect(str(path))
         self._take(protocol.GREETING.size)
-        name = disk.vdi.encode()
+        name = export.encode()
         option = protocol.OPTION.pack(protocol.OPTION_MAGIC, protocol.Option.EXPORT_NAME, len(name))
         flags = protocol.HandshakeFlag.FIXED_NEWSTYLE | protocol.HandshakeFlag.NO_ZEROES
         self._peer.sendall(protocol.CLIENT_FLAGS.pack(flags) + option + name)
@@ -89,19 +95,19 @@ def run(workshop: Workshop) -> list[Row]:
         endpoint = ours.open(disk, chain, read_only=False)
         subprocess.run(["nbdcopy", str(endpoint.nbd), str(raw)], check=True)
         other = theirs.open(disk, [ImageRef(raw, "raw")], read_only=False)
-        with closing(Load(endpoint, disk)) as mine, closing(Load(other, disk)) as its:
+        with ExitStack() as stack:
+            third = stack.enter_context(nbdkit(folder, raw))
+            loads = {
+                "ours": stack.enter_context(closing(Load(endpoint.socket, disk.vdi))),
+                "qsd": stack.enter_context(closing(Load(other.socket, disk.vdi))),
+                "nbdkit": stack.enter_context(closing(Load(third, ""))),
+            }
             small = in_turn(
-                {
-                    "ours": lambda: mine.read(scattered, SMALL, DEPTH),
-                    "qsd": lambda: its.read(scattered, SMALL, DEPTH),
-                },
+                {name: partial(load.read, scattered, SMALL, DEPTH) for name, load in loads.items()},
                 repeat=3,
             )
             large = in_turn(
-                {
-                    "ours": lambda: mine.read(following, MIB, 4),
-                    "qsd": lambda: its.read(following, MIB, 4),
-                },
+                {name: partial(load.read, following, MIB, 4) for name, load in loads.items()},
                 repeat=3,
             )
     finally:
@@ -109,27 +115,36 @@ def run(workshop: Workshop) -> list[Row]:
         theirs.close(disk)
     per_read = 1000 / COUNT
     per_mib = 1000 / len(following)
-    against = "qemu-storage-daemon, raw"
-    return [
-        Row(
-            "nbd",
-            f"random 4 KiB read at depth {DEPTH}, chain of {LEVELS}",
-            small["ours"] * per_read,
-            against,
-            small["qsd"] * per_read,
-            Target.faster(3),
-            unit="us",
-        ),
-        Row(
-            "nbd",
-            f"sequential 1 MiB read, chain of {LEVELS}",
-            large["ours"] * per_mib,
-            against,
-            large["qsd"] * per_mib,
-            Target.within(2),
-            unit="us",
-        ),
-    ]
+    peers = {"qsd": "qemu-storage-daemon, raw", "nbdkit": "nbdkit's Python plugin, raw"}
+    random_reads = f"random 4 KiB read at depth {DEPTH}, chain of {LEVELS}"
+    rows = []
+    for peer, against in peers.items():
+        mine, its = small["ours"] * per_read, small[peer] * per_read
+        rows.append(Row("nbd", random_reads, mine, against, its, Target.faster(3), unit="us"))
+    for peer, against in peers.items():
+        mine, its = large["ours"] * per_mib, large[peer] * per_mib
+        what = f"sequential 1 MiB read, chain of {LEVELS}"
+        rows.append(Row("nbd", what, mine, against, its, Target.within(2), unit="us"))
+    return rows
+
+
+@contextmanager
+def nbdkit(folder: Path, raw: Path) -> Iterator[Path]:
+    """Serve a raw file with nbdkit and a plugin in Python; gives the socket."""
+    path = folder / "nbdkit.socket"
+    plugin = Path(__file__).with_name("nbdkit_plugin.py")
+    server = subprocess.Popen(
+        ["nbdkit", "-f", "-U", str(path), "python", str(plugin), f"file={raw}"]
+    )
+    try:
+        while not path.exists():
+            if server.poll() is not None:
+                raise AssertionError("nbdkit ended")
+            time.sleep(0.01)
+        yield path
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def make_chain(folder: Path) -> list[ImageRef]:

@@ -45,6 +45,7 @@ def test_an_sr_is_found_by_reference_and_by_uuid(site: PoolSite) -> None:
     assert (sr.name_label, sr.shared) == ("disks", False)
     assert site.pool.sr_by_uuid(site.sr_uuid) == sr
     assert site.pool.srs() == [sr]
+    assert site.pool.is_sr_master(sr)
 
 
 def test_a_pbd_says_how_this_host_reaches_the_sr(site: PoolSite) -> None:

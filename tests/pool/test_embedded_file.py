@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sm.errors import PoolError, RecordMissing, SrInUse
+from sm.errors import HostUnreachable, PoolError, RecordMissing, SrInUse
 from sm.pool.base import NewVdi, Pool, PoolAdmin
 from sm.pool.embedded import EmbeddedPool
-from sm.pool.embedded.schema import LATEST
+from sm.pool.embedded.schema import LATEST, MIGRATIONS
 from sm.pool.errors import PoolUnreachable, RecordExists, UnstorableText
 from tests.pool.conftest import HOST_UUID, PoolSite
 from tests.pool.test_embedded_processes import HERE, command
@@ -137,6 +137,67 @@ def test_hosts_share_a_file(embedded: PoolSite, database: Path) -> None:
         assert [host.name_label for host in other.hosts()] == ["here", "there"]
     assert embedded.pool.this_host().name_label == "here"
     assert len(embedded.pool.hosts()) == 2
+
+
+def test_a_database_of_the_first_version_keeps_what_it_holds(database: Path) -> None:
+    database.parent.mkdir()
+    connection = sqlite3.connect(database, isolation_level=None)
+    for statement in MIGRATIONS[0]:
+        connection.execute(statement)
+    connection.execute("INSERT INTO migration VALUES (1, 'then')")
+    connection.execute("INSERT INTO host VALUES ('OpaqueRef:h', ?, 'old', 1)", (HOST_UUID,))
+    connection.execute(
+        "INSERT INTO sr (ref, uuid, name_label, name_description, type, shared)"
+        " VALUES ('OpaqueRef:s', 'sr-1', 'n', '', 'file', 0)"
+    )
+    connection.close()
+    with EmbeddedPool(database, HOST_UUID, "here") as pool:
+        host = pool.this_host()
+        assert (host.ref, host.name_label, host.address) == ("OpaqueRef:h", "old", "")
+        (sr,) = pool.srs()
+        assert (sr.uuid, sr.master) == ("sr-1", "")
+        assert pool.is_sr_master(sr)
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("SELECT max(version) FROM migration").fetchone() == (LATEST,)
+    connection.close()
+
+
+def test_a_host_says_where_it_answers(admin: PoolAdmin) -> None:
+    here = admin.this_host().ref
+    admin.set_host_address(here, "unix:/run/x")
+    assert admin.this_host().address == "unix:/run/x"
+    other = admin.add_host("host-2", "second")
+    for ref in (here, other):  # neither has a service
+        with pytest.raises(HostUnreachable, match=admin.hosts()[0].uuid + "|host-2"):
+            admin.call_host(ref, "look", {})
+    for missing in (
+        lambda: admin.set_host_address("no", ""),
+        lambda: admin.call_host("no", "look", {}),
+        lambda: admin.remove_host("no"),
+    ):
+        with pytest.raises(RecordMissing):
+            missing()
+
+
+def test_a_shared_sr_has_the_host_that_made_it_as_master(
+    embedded: PoolSite, admin: PoolAdmin, database: Path
+) -> None:
+    admin.set_pbd_attached(admin.pbds(embedded.sr_ref)[0].ref, False)
+    sr = admin.introduce_sr(uuid="sr-2", sr_type="file", shared=True)
+    assert admin.is_sr_master(admin.sr(sr))
+    with EmbeddedPool(database, "host-2", "there") as other:
+        assert not other.is_sr_master(other.sr(sr))
+        pbd = other.create_pbd(sr, other.this_host().ref, {})
+        other.set_pbd_attached(pbd, True)
+        with pytest.raises(SrInUse, match="SR sr-2"):
+            other.remove_host(admin.this_host().ref)
+        there = other.this_host().ref
+    with pytest.raises(SrInUse, match="PBD"):
+        admin.remove_host(there)
+    admin.set_pbd_attached(pbd, False)
+    admin.remove_host(there)
+    assert admin.pbds(sr) == []
+    assert [host.uuid for host in admin.hosts()] == [HOST_UUID]
 
 
 def test_text_that_is_no_unicode_is_refused(embedded: PoolSite) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sm.config import Credentials
 from sm.errors import InvalidArgument
 from sm.pool.base import NewVdi, PoolAdmin
 from sm.pool.embedded import EmbeddedPool
@@ -27,6 +28,7 @@ class Settings:
     xapi_inventory: Path
     host_uuid: str = HOST_UUID
     host_name: str = "here"
+    credentials: Credentials | None = None
 
 
 @pytest.fixture

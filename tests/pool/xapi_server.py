@@ -11,9 +11,11 @@ Only what the interface promises is imitated: envelopes, wire types, errors, ses
 import argparse
 import json
 import signal
+import subprocess
 import sys
 import threading
 import uuid as uuids
+import xmlrpc.client
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +24,7 @@ from xmlrpc.client import DateTime
 from tests.pool import expressions
 from tests.pool.unix_server import Server
 
+PLUGINS = Path(__file__).resolve().parents[2] / "etc" / "xapi.d" / "plugins"
 NULL_REF = "OpaqueRef:NULL"
 NO_TIME = "19700101T00:00:00Z"
 
@@ -57,6 +60,7 @@ class XapiServer:
         self.sessions: set[str] = set()
         self.calls: list[str] = []
         self.logins = 0
+        self.plugins: dict[str, dict[str, str]] = {}
         self.lock = threading.RLock()
         self._server: Server | None = None
 
@@ -70,6 +74,7 @@ class XapiServer:
             uuid=uuid,
             name_label=name,
             hostname=name,
+            address="192.0.2.1",
             enabled=True,
             metrics=metrics,
             other_config={},
@@ -290,6 +295,39 @@ class XapiServer:
         return remove if field in MAPS.get(kind, "").split() else None
 
     # Calls of one class
+
+    def _host_call_plugin(
+        self, host: str, plugin: str, function: str, arguments: dict[str, str]
+    ) -> str:
+        """Run the real executable, with what `plugins` says is the environment on that host."""
+        self._record("host", host)
+        if host not in self.plugins:
+            raise Refusal("HOST_OFFLINE", host)
+        executable = PLUGINS / plugin
+        if not executable.exists():
+            raise Refusal("XENAPI_MISSING_PLUGIN", plugin)
+        session = self.new_session()
+        self.lock.release()  # the plugin calls back
+        try:
+            ended = subprocess.run(
+                [str(executable), xmlrpc.client.dumps((session, arguments), function)],
+                env=self.plugins[host],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=100,
+            )
+        finally:
+            self.lock.acquire()
+            self.sessions.discard(session)
+        if ended.returncode != 0:
+            raise Refusal("XENAPI_PLUGIN_FAILURE", "non-zero exit", ended.stdout, ended.stderr)
+        ((reply,), _) = xmlrpc.client.loads(ended.stdout)
+        assert isinstance(reply, dict)
+        if reply["Status"] == "Success":
+            assert isinstance(reply["Value"], str)
+            return reply["Value"]
+        raise Refusal(*reply["ErrorDescription"])
 
     def _VDI_db_introduce(self, *parameters: Any) -> str:
         if len(parameters) != len(DB_INTRODUCE):

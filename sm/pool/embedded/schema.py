@@ -93,6 +93,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         _map_table("vdi_other_config", "vdi"),
         _map_table("vdi_xenstore_data", "vdi"),
     ),
+    (
+        "ALTER TABLE host ADD COLUMN address TEXT NOT NULL DEFAULT ''",
+        # The host that may change the chains of a shared SR; empty for one that is not shared.
+        "ALTER TABLE sr ADD COLUMN master TEXT NOT NULL DEFAULT ''",
+    ),
 )
 """For each version, from 1 on, the statements that lead to it. Released ones never change."""
 

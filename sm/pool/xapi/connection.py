@@ -19,7 +19,7 @@ from xml.parsers.expat import ExpatError
 
 import XenAPI
 
-from sm.errors import DuplicateKey, PoolError, RecordMissing
+from sm.errors import DuplicateKey, HostUnreachable, PoolError, RecordMissing, SmError
 from sm.pool.errors import PoolProtocolError, PoolUnreachable, RecordExists
 
 CALL_SECONDS = 120.0
@@ -28,6 +28,20 @@ CALL_SECONDS = 120.0
 ORIGINATOR = "sm"
 USER = "root"
 """Over the local socket root needs no password."""
+
+UNREACHABLE = frozenset(
+    {
+        "CANNOT_CONTACT_HOST",
+        "HOST_HAS_NO_MANAGEMENT_IP",
+        "HOST_NOT_LIVE",
+        "HOST_OFFLINE",
+        "HOST_STILL_BOOTING",
+        "HOST_UNKNOWN_TO_MASTER",
+        "TLS_CONNECTION_FAILED",
+        "XENAPI_MISSING_PLUGIN",
+    }
+)
+"""What XAPI reports when it cannot have a host run a plugin."""
 
 NOT_LOGGED_IN = 401
 """What XenAPI's client reports when a session that it did not open is refused."""
@@ -129,6 +143,17 @@ class Connection:
         except (*_BROKEN, *_SENSELESS) as error:
             raise PoolProtocolError(f"{method}: {type(error).__name__}: {error}") from error
 
+    def call_plugin(self, host: str, plugin: str, function: str, arguments: dict[str, str]) -> Any:
+        """What a plugin on a host answers, within `CALL_SECONDS`.
+
+        Raises `HostUnreachable` when XAPI cannot reach the host, or breaks off: the plugin may have
+        run or not. Raises `SmError` with the plugin's words when it failed.
+        """
+        try:
+            return self.call("host.call_plugin", host, plugin, function, arguments)
+        except PoolProtocolError as error:
+            raise HostUnreachable(f"host {host}: {error.detail}") from error
+
     def _send(self, method: str, parameters: tuple[Any, ...]) -> Any:
         if self._session is None or self._process != os.getpid():
             self._session = self._open()
@@ -150,7 +175,7 @@ class Connection:
         return session
 
 
-def _meaning(method: str, details: list[str]) -> PoolError:
+def _meaning(method: str, details: list[str]) -> SmError:
     """The error for XenAPI's [code, parameter...]."""
     said = f"{method}: {' '.join(details)}"
     match details[:1]:
@@ -162,4 +187,8 @@ def _meaning(method: str, details: list[str]) -> PoolError:
             return RecordExists(said)
         case ["SESSION_AUTHENTICATION_FAILED" | "HOST_IS_SLAVE"]:
             return PoolUnreachable(said)
+        case ["XENAPI_PLUGIN_FAILURE"]:
+            return SmError(" ".join(details[1:]))
+        case [code] if code in UNREACHABLE:
+            return HostUnreachable(said)
     return PoolError(said)

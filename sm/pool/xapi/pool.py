@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sm.errors import HostUnreachable, RecordMissing
+from sm.inventory import installation_uuid
 from sm.pool.base import FieldValue, Pool
 from sm.pool.errors import PoolHostUnknown, PoolProtocolError
 from sm.pool.records import (
@@ -25,7 +26,9 @@ from sm.pool.records import (
 )
 from sm.pool.xapi import wire
 from sm.pool.xapi.connection import Connection
-from sm.pool.xapi.inventory import installation_uuid
+
+PLUGIN = "sm"
+"""The name of our executable among XAPI's host plugins."""
 
 
 class _Identified(Protocol):
@@ -57,7 +60,7 @@ class XapiPool(Pool):
     def this_host(self) -> HostRecord:
         """The host that the inventory names, as it was when first asked for."""
         if self._this_host is None:
-            uuid = installation_uuid(self._inventory)
+            uuid = self._installation()
             try:
                 ref = self._call("host.get_by_uuid", uuid)
             except RecordMissing as error:
@@ -65,14 +68,26 @@ class XapiPool(Pool):
             self._this_host = wire.host_record(ref, self._call("host.get_record", ref))
         return self._this_host
 
+    def _installation(self) -> str:
+        try:
+            uuid = installation_uuid(self._inventory)
+        except OSError as error:
+            raise PoolHostUnknown(f"{self._inventory}: {error.strerror}") from error
+        if uuid is None:
+            raise PoolHostUnknown(f"{self._inventory} does not name this installation")
+        return uuid
+
     def hosts(self) -> list[HostRecord]:
         """All hosts of the pool."""
         found = self._records("host")
         return _by_uuid([wire.host_record(ref, fields) for ref, fields in found.items()])
 
     def call_host(self, ref: str, function: str, arguments: Mapping[str, str]) -> str:
-        """Not possible yet."""
-        raise HostUnreachable(f"host {ref} has no service")
+        """Have XAPI run the plugin there; see `sm.hosts.plugin`."""
+        answer = self._connection.call_plugin(ref, PLUGIN, function, dict(arguments))
+        if not isinstance(answer, str):
+            raise HostUnreachable(f"host {ref}: the plugin answers with no text")
+        return answer
 
     # SRs
 
@@ -88,6 +103,12 @@ class XapiPool(Pool):
         """All SRs."""
         found = self._records("SR")
         return _by_uuid([wire.sr_record(ref, fields) for ref, fields in found.items()])
+
+    def is_sr_master(self, sr: SrRecord) -> bool:
+        """Whether this host is the pool master; every host that has the SR, if it is not shared."""
+        if not sr.shared:
+            return True
+        return wire.pool_master(self._records("pool")) == self.this_host().ref
 
     def pbds(self, sr_ref: str) -> list[PbdRecord]:
         """How each host reaches an SR."""

@@ -87,7 +87,21 @@ class _Reader:
 def host_record(ref: str, fields: Any) -> HostRecord:
     """A record of class `host`."""
     read = _Reader("host", ref, fields)
-    return HostRecord(ref, read.text("uuid"), read.text("name_label"), read.flag("enabled"))
+    return HostRecord(
+        ref,
+        read.text("uuid"),
+        read.text("name_label"),
+        read.flag("enabled"),
+        read.text("address"),
+    )
+
+
+def pool_master(records: Any) -> str:
+    """The master named by the one record of class `pool`."""
+    if not isinstance(records, Mapping) or len(records) != 1:
+        raise PoolProtocolError("XAPI does not have one pool")
+    ((ref, fields),) = records.items()
+    return _Reader("pool", ref, fields).text("master")
 
 
 def sr_record(ref: str, fields: Any) -> SrRecord:

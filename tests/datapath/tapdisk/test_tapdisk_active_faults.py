@@ -54,9 +54,13 @@ def verify_end(scene: ActiveScene) -> None:
 
 def let_go(scene: ActiveScene) -> None:
     """Wait until what held the data of a killed double has ended, and with it its locks."""
-    for image in scene.site.chain(scene.sr, scene.disk):
-        look = ["qemu-img", "info", "-f", "qcow2", str(image.path)]
-        until(lambda look=look: subprocess.run(look, capture_output=True).returncode == 0)
+    images = [str(image.path) for image in scene.site.chain(scene.sr, scene.disk)]
+
+    def free(path: str) -> bool:
+        look = ["qemu-img", "info", "-f", "qcow2", path]
+        return subprocess.run(look, check=False, capture_output=True).returncode == 0
+
+    until(lambda: all(free(path) for path in images))
 
 
 @pytest.mark.parametrize("faults", NOT_DONE.values(), ids=NOT_DONE)

@@ -1,0 +1,44 @@
+"""Activation on one host against a collector that starts on another, with delays by chance."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import pytest
+
+from tests.datapath.clients import content, qemu_io
+from tests.hosts.disks import SIZE, layered, verify, verify_tidy
+from tests.hosts.hosts import Pool
+from tests.support.site import MIB
+
+ROUNDS = int(os.environ.get("SM_TEST_RACES", "3"))
+SEED = int(os.environ.get("SM_TEST_SEED", "1"))
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "vhd"])
+def test_an_activation_never_meets_a_merge(pool: Pool, image_format: str) -> None:
+    """Each is activated, in time, and reads right then and ever after."""
+    chance = random.Random(SEED)
+    for number in range(ROUNDS):
+        disk, data = layered(pool, image_format)
+        delay = chance.uniform(0.2, 1.2)  # a collector needs that long to start and to end
+        collector = pool.master.start_collector(pool.sr)
+        time.sleep(delay)
+        said = f"seed {SEED}, round {number}, delay {delay:.3f}"
+        began = time.monotonic()
+        uri = pool.second.activate(disk)
+        assert time.monotonic() - began < 10, said
+        assert content(uri, SIZE) == data, said
+        qemu_io(uri, f"write -P {number % 250 + 1} {5 * MIB} {MIB}")
+        data = data[: 5 * MIB] + bytes([number % 250 + 1]) * MIB + data[6 * MIB :]
+        out, err = collector.communicate(timeout=60)
+        assert (collector.returncode, out, err) == (0, "", ""), said
+        assert content(uri, SIZE) == data, said
+        pool.second.deactivate(disk)
+        pool.master.collect(pool.sr)
+        verify(pool.third, pool.sr, disk, data)
+        verify_tidy(pool, 1)
+        pool.master.delete(disk)
+        pool.master.collect(pool.sr)
