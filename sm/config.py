@@ -49,7 +49,7 @@ class Settings:
     `datapath` is `tapdisk`, `own`, or `auto` for tapdisk where its program `tapdisk` is found;
     `tapdisk_control` is the folder of its sockets, `tapdisk_merges_into_parent` whether it is known
     to merge a QCOW2 image into its parent, and not into the base of the chain. `expose` says how
-    users reach an active disk: `nbd`, a socket, or `fuse`, a file. `host_listen` is where `sm-hostd`
+    users reach an active disk: `nbd`, a socket, or `fuse`, a file. `host_listen`: where `sm-hostd`
     answers: `unix`, or `tls://name:port`, for which there must be `credentials`.
     """
 

@@ -191,15 +191,20 @@ class Life:
         commit: Commit | None,
         chain: Sequence[ImageRef] | None = None,
         relinked: Sequence[ImageRef] | None = None,
+        paused: bool | None = None,
     ) -> Note:
-        """Note the commit, or that there is none; and the chain and what was relinked, if given."""
+        """Note the commit, or that there is none; and of the rest what is given."""
         extra = {key: value for key, value in note.extra.items() if key != "commit"}
         if commit is not None:
             extra["commit"] = commit.noted
         if relinked is not None:
             extra["relinked"] = [str(image.path) for image in relinked]
-        kept = note.chain if chain is None else tuple(chain)
-        return self._notes.write(replace(note, chain=kept, extra=extra))
+        note = replace(note, extra=extra)
+        if chain is not None:
+            note = replace(note, chain=tuple(chain))
+        if paused is not None:
+            note = replace(note, paused=paused)
+        return self._notes.write(note)
 
     def nbd_socket(self, note: Note) -> Path:
         """Where tapdisk answers NBD clients."""

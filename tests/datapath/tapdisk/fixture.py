@@ -57,13 +57,17 @@ class Tapdisk:
             self.control.mkdir()
 
     def datapath(
-        self, *, merges_into_parent: bool = True, patience: Patience = PATIENCE
+        self,
+        folder: Path | None = None,
+        *,
+        merges_into_parent: bool = True,
+        patience: Patience = PATIENCE,
     ) -> TapdiskDatapath:
-        """A datapath, as after a restart of ours."""
+        """A datapath, as after a restart of ours; with `folder`, that of somebody else."""
         if self.real:
             patience = replace(Patience(), poll=1.0, slowest_poll=2.0)
         return TapdiskDatapath(
-            self.folder,
+            folder or self.folder,
             control=self.control,
             binary=self.binary,
             merges_into_parent=merges_into_parent,
@@ -145,6 +149,12 @@ def closed_content(chain: Sequence[ImageRef]) -> bytes:
     if chain[0].format == "vhd":
         return vhd.independent_content(chain)
     return qemu_content(chain)
+
+
+def is_free(image: ImageRef) -> bool:
+    """Whether no process has a QCOW2 image open, by qemu's lock."""
+    look = ["qemu-img", "info", "-f", image.format, str(image.path)]
+    return subprocess.run(look, check=False, capture_output=True).returncode == 0
 
 
 def check(chain: Sequence[ImageRef]) -> None:

@@ -6,13 +6,11 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sm.cowutil.base import ImageRef
-from sm.cowutil.errors import ImageError
 from sm.cowutil.registry import Formats
 from sm.datapath.base import DatapathFailed
 from sm.datapath.state import Note, Notes
@@ -22,7 +20,7 @@ from sm.datapath.tapdisk.minors import Minors
 from sm.errors import InvalidArgument, SmError, Unimplemented, VdiInUse, VdiMissing
 from sm.owner import start_time
 from sm.process import run
-from tests.datapath.clients import Writer, qemu_io
+from tests.datapath.clients import Writer, qemu_io, until
 from tests.datapath.tapdisk.fixture import (
     DISK,
     MIB,
@@ -34,20 +32,6 @@ from tests.datapath.tapdisk.fixture import (
 )
 
 FORMATS = Formats(run)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def go_on(writer: Writer, rounds: int) -> None:
-    """Wait until the writer did so many more rounds."""
-    goal = writer.rounds + rounds
-    until(lambda: writer.rounds >= goal or writer.problem is not None)
 
 
 def markers(tapdisk: Tapdisk) -> list[str]:
@@ -132,7 +116,7 @@ def test_pause_change_resume_under_a_writer(tapdisk: Tapdisk, cow_format: str) -
     endpoint = datapath.open(DISK, chain, read_only=False)
     util = FORMATS.cow(cow_format)
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
-        go_on(writer, 5)
+        writer.go_on(5)
         datapath.pause(DISK)
         datapath.pause(DISK)
         served = datapath.served()
@@ -148,7 +132,7 @@ def test_pause_change_resume_under_a_writer(tapdisk: Tapdisk, cow_format: str) -
         datapath.resume(DISK, left)
         datapath.resume(DISK, left)
         chain[1].path.unlink()
-        go_on(writer, 5)
+        writer.go_on(5)
         found = datapath.find(DISK)
         assert found is not None
         assert (found.chain, found.paused) == (tuple(left), False)
@@ -165,7 +149,7 @@ def test_snapshot_under_a_writer(tapdisk: Tapdisk, cow_format: str) -> None:
     leaf, util = chain[0], FORMATS.cow(cow_format)
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
         for number in range(3):
-            go_on(writer, 5)
+            writer.go_on(5)
             base = ImageRef(leaf.path.with_stem(f"base{number}"), cow_format)
             datapath.pause(DISK)
             leaf.path.rename(base.path)
@@ -174,7 +158,7 @@ def test_snapshot_under_a_writer(tapdisk: Tapdisk, cow_format: str) -> None:
             chain = [leaf, base, *chain[1:]]
             datapath.resume(DISK, chain)
             frozen = base.path.read_bytes()
-            go_on(writer, 5)
+            writer.go_on(5)
             assert base.path.read_bytes() == frozen
             # A second name for the leaf, as `refresh` goes over to.
             fresh = ImageRef(leaf.path.with_stem(f"fresh{number}"), cow_format)
@@ -201,11 +185,11 @@ def test_relink_under_a_writer(tapdisk: Tapdisk, cow_format: str) -> None:
     util.coalesce(whole[1:], 1)
     left = [chain[0], whole[2]]
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
-        go_on(writer, 5)
+        writer.go_on(5)
         datapath.refresh(DISK, left)
         for each in chain[1:]:
             each.path.unlink()
-        go_on(writer, 5)
+        writer.go_on(5)
     datapath.close(DISK)
     link = util.info(chain[0].path).parent
     assert link is not None
@@ -236,12 +220,12 @@ def test_a_refresh_that_is_refused_changes_nothing(tapdisk: Tapdisk, cow_format:
     )
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
         for each in refused:
-            with pytest.raises((SmError, ImageError)):
+            with pytest.raises(DatapathFailed):
                 datapath.refresh(DISK, each)
             found = datapath.find(DISK)
             assert found is not None
             assert (found.chain, found.paused) == (tuple(chain), False)
-            go_on(writer, 3)
+            writer.go_on(3)
     datapath.close(DISK)
     assert closed_content(chain) == writer.data
     check(chain)
@@ -267,7 +251,7 @@ def test_a_chain_that_cannot_be_opened_starts_nothing(
     else:
         del chain[1]
     sockets = set(tapdisk.control.glob("ctl*"))
-    with pytest.raises((SmError, ImageError, FileNotFoundError)):
+    with pytest.raises(SmError):
         tapdisk.datapath().open(DISK, chain, read_only=False)
     assert tapdisk.datapath().find(DISK) is None
     assert markers(tapdisk) == []

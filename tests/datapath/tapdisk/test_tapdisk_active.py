@@ -23,7 +23,7 @@ from tests.datapath.tapdisk.active import (
     verify_served,
 )
 from tests.datapath.tapdisk.fixture import Tapdisk
-from tests.datapath.tapdisk.test_tapdisk import go_on, markers
+from tests.datapath.tapdisk.test_tapdisk import markers
 from tests.gc.active import SIZE, ActiveScene, coalesce_scene
 from tests.support.guest import Model
 from tests.support.site import MIB, Site
@@ -63,11 +63,11 @@ def test_snapshots_under_a_writer(tapdisk: Tapdisk, tapdisk_site: Site, cow_form
     bases = []
     with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
         for _ in range(3):
-            go_on(writer, 5)
+            writer.go_on(5)
             kept = tapdisk_site.snapshot(scene.disk)
             bases.append(tapdisk_site.chain(scene.sr, kept)[1])
             frozen = bases[-1].path.read_bytes()
-            go_on(writer, 5)
+            writer.go_on(5)
             assert bases[-1].path.read_bytes() == frozen
             tapdisk_site.delete(kept)
     scene.models[scene.disk] = Model(SIZE, bytes(writer.data))
@@ -88,12 +88,12 @@ def test_a_deleted_snapshot_goes_while_the_guest_writes(
     scene.write(2 * MIB, 3 * MIB, 2)
     second = scene.snapshot()
     with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
-        go_on(writer, 5)
+        writer.go_on(5)
         scene.delete(first)
         resumed = tapdisk.requests(Kind.RESUME)
         report = scene.collect()
         assert tapdisk.requests(Kind.RESUME) == resumed + 1
-        go_on(writer, 5)
+        writer.go_on(5)
     steps = report["done"]
     assert isinstance(steps, list)
     assert [step["action"] for step in steps] == ["delete", "coalesce"]

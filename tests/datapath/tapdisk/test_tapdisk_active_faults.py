@@ -15,6 +15,7 @@ import pytest
 
 from sm.datapath.tapdisk.control import Control
 from sm.datapath.tapdisk.wire import Kind
+from tests.datapath.clients import until
 from tests.datapath.tapdisk.active import (
     IMAGES_LEFT,
     merges,
@@ -23,8 +24,7 @@ from tests.datapath.tapdisk.active import (
     verify_closed,
     verify_served,
 )
-from tests.datapath.tapdisk.fixture import PATIENCE, Tapdisk
-from tests.datapath.tapdisk.test_tapdisk import until
+from tests.datapath.tapdisk.fixture import PATIENCE, Tapdisk, is_free
 from tests.gc import crash_child
 from tests.gc.active import ActiveScene
 from tests.gc.test_online import collect_here, until_asked_to_yield
@@ -54,13 +54,7 @@ def verify_end(scene: ActiveScene) -> None:
 
 def let_go(scene: ActiveScene) -> None:
     """Wait until what held the data of a killed double has ended, and with it its locks."""
-    images = [str(image.path) for image in scene.site.chain(scene.sr, scene.disk)]
-
-    def free(path: str) -> bool:
-        look = ["qemu-img", "info", "-f", "qcow2", path]
-        return subprocess.run(look, check=False, capture_output=True).returncode == 0
-
-    until(lambda: all(free(path) for path in images))
+    until(lambda: all(map(is_free, scene.site.chain(scene.sr, scene.disk))))
 
 
 @pytest.mark.parametrize("faults", NOT_DONE.values(), ids=NOT_DONE)
