@@ -20,7 +20,6 @@ from sm.errors import Busy
 from sm.process import run
 from tests.datapath.clients import Writer, qemu_io, until
 from tests.datapath.tapdisk.fixture import DISK, MIB, SIZE, Tapdisk, closed_content, served_content
-from tests.datapath.tapdisk.test_tapdisk import until
 
 FORMATS = Formats(run)
 QUICK = Patience(answer=5.0, pause=0.4)
