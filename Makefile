@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench fuzz clean setup
+.PHONY: demo test lint bench fuzz soak clean setup
 
 setup: $(VENV)/.installed
 
@@ -35,6 +35,12 @@ FUZZ_FIRST := 0
 
 fuzz: setup
 	$(BIN)/python -m tests.hostile.fuzz --seconds $(FUZZ_SECONDS) --first $(FUZZ_FIRST)
+
+# Random kills and races: so many rounds each; SM_SEED repeats a run.
+SM_ROUNDS := 100
+
+soak: setup
+	SM_ROUNDS=$(SM_ROUNDS) $(BIN)/pytest -n auto -s tests/soak tests/hosts/test_races.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -52,6 +52,7 @@ class Collector:
         """Be the only collector of this SR on this host, as long as it is attached."""
         with self._repository.locks.hold("collector", self._repository.uuid, "sm-gc"):
             self._repository.require_attached()
+            self._repository.require_master()
             yield
 
     def plan(self) -> Plan:

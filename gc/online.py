@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from sm import users
 from sm.cowutil.base import Progress
+from sm.cowutil.errors import Cancelled
 from sm.datapath.base import JobState, OutcomeUnknown
 from sm.errors import SmError
 from sm.gc import merge
@@ -51,10 +52,15 @@ def commit(
         top, base = entry.key, entry.data["into"]
         ask(repository, user.host, "commit_start", vdi_uuid=user.vdi, top=top, base=base)
         _watch(repository, user, heard)
-    except BaseException:
-        # It may have been finished in the meantime; recovery then goes on from there.
+    except Cancelled:
         settle(repository, entry)
         raise
+    except (Overtaken, SmError):
+        # All may have been copied in the meantime, and then it is quicker to go on than to undo.
+        settled = settle(repository, entry)
+        if settled is None:
+            raise
+        return settled
     return _proved(repository, entry)
 
 

@@ -91,7 +91,7 @@ def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
     check_usable(forest, vdi_uuid)
     chain = [repository.image(node) for node in forest.chain(vdi_uuid)]
     datapaths, links = Datapaths(repository.settings), Links(repository.settings)
-    path = links.file(disk) if repository.settings.expose == "fuse" else None
+    path = links.prepare_file(disk) if repository.settings.expose == "fuse" else None
     endpoint = datapaths.for_chain(chain).open(disk, chain, read_only=not writable, path=path)
     links.make(disk, endpoint)
     return endpoint

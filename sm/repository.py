@@ -58,12 +58,11 @@ class Repository:
         )
 
     def require_attached(self) -> None:
-        """See that a collector may work here.
-
-        Raises `SrUnavailable` when the SR was detached since this was opened, and `LVMMaster` where
-        another host changes its chains.
-        """
+        """Raise `SrUnavailable` when the SR was detached since this was opened."""
         Attachments(self.settings.run / "attached").require(self.uuid)
+
+    def require_master(self) -> None:
+        """Raise `LVMMaster` where another host is the one that changes the SR's chains."""
         if not self.pool.is_sr_master(self.record):
             raise SmError(f"SR {self.uuid} is shared", name="LVMMaster")
 

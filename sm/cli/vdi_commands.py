@@ -184,8 +184,18 @@ def show(admin: Admin, options: Namespace) -> None:
             "physical_utilisation": node.used,
             "hidden": node.hidden,
         }
-    lines = [f"{key}: {'-' if value is None else value}" for key, value in document.items()]
+    said = {**document, "active": "; ".join(map(_said, document["active"])) or None}
+    lines = [f"{key}: {'-' if value is None else value}" for key, value in said.items()]
     admin.output.result(document, "\n".join(lines))
+
+
+def _said(active: Mapping[str, Any]) -> str:
+    """One host's use of a VDI in words."""
+    words = f"{active['mode']} on {active['host']}, {active['state']}"
+    if "pid" in active:
+        words += f" by process {active['pid']} ({active['datapath']})"
+        words += f" at {active['nbd'] or active['path']}"
+    return f"{words}: {active['problem']}" if "problem" in active else words
 
 
 def _active(admin: Admin, sr: SrRecord, vdi: VdiRecord) -> list[dict[str, Any]]:

@@ -23,6 +23,12 @@ class Links:
         """Where a disk is shown as a file, if it is to be."""
         return self._run / "disk" / disk.sr / disk.vdi
 
+    def prepare_file(self, disk: Disk) -> Path:
+        """`file`, in a folder that is there."""
+        path = self.file(disk)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
     def make(self, disk: Disk, endpoint: Endpoint) -> None:
         """Let the name lead to the socket of the process that serves the disk."""
         if endpoint.socket is None:

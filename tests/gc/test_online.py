@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from sm.gc.collector import Collector, Step
-from tests.datapath.clients import Writer
+from sm.owner import start_time
+from tests.datapath.clients import Writer, until
 from tests.gc.active import ActiveScene, coalesce_scene
 from tests.support.guest import Model
 from tests.support.site import MIB, Site
@@ -163,12 +164,18 @@ def collect_here(scene: ActiveScene, hook: Hook, at: str = "") -> list[Step]:
     return steps
 
 
+def kill(pid: int) -> None:
+    """End a process with SIGKILL, and wait until it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: start_time(pid) is None)
+
+
 @pytest.mark.parametrize("at", ["", "coalesce: relink"])
 def test_the_datapath_dies_in_a_commit(at: str, site: Site) -> None:
     """Killed while it copies, or when all is copied and it has not been told to let go."""
     scene, images = coalesce_scene(site, "qcow2")
     pid = scene.datapath_pid()
-    steps = collect_here(scene, lambda: os.kill(pid, signal.SIGKILL), at)
+    steps = collect_here(scene, lambda: kill(pid), at)
     assert [step.done.action for step in steps] == ["delete"] + ["coalesce"] * bool(at)
     scene.uri = site.activate(scene.disk)
     scene.verify_active()

@@ -60,12 +60,16 @@ class Host(Site):
 
     def start(self) -> None:
         """Start its `sm-hostd`, and wait until it answers."""
-        self._launch()
+        self.launch()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until its `sm-hostd` answers."""
         wait_until(self.answers, f"the start of sm-hostd on {self.name}")
 
     def start_unheard(self) -> None:
         """Start its `sm-hostd`, and wait until it has said where it listens."""
-        self._launch()
+        self.launch()
 
         def registered() -> bool:
             with self.pool() as pool:
@@ -73,7 +77,8 @@ class Host(Site):
 
         wait_until(registered, f"the start of sm-hostd on {self.name}")
 
-    def _launch(self) -> None:
+    def launch(self) -> None:
+        """Start its `sm-hostd`."""
         assert self.service is None
         self.service = subprocess.Popen(
             [str(EXECUTABLES / "sm-hostd"), "--root", str(self.root)],
@@ -127,7 +132,9 @@ class Pool:
         self.location = folder / "shared" / "images"
         self.hosts = [Host(folder, name, database) for name in ("alpha", "beta", "gamma")]
         for host in self.hosts:
-            host.start()
+            host.launch()
+        for host in self.hosts:
+            host.wait()
         self.master, self.second, self.third = self.hosts
         self.sr = str(
             self.master.sm(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 
@@ -11,17 +10,15 @@ import pytest
 from tests.datapath.clients import content, qemu_io
 from tests.hosts.disks import SIZE, layered, verify, verify_tidy
 from tests.hosts.hosts import Pool
+from tests.soak.rounds import SEED, rounds
 from tests.support.site import MIB
-
-ROUNDS = int(os.environ.get("SM_TEST_RACES", "3"))
-SEED = int(os.environ.get("SM_TEST_SEED", "1"))
 
 
 @pytest.mark.parametrize("image_format", ["qcow2", "vhd"])
 def test_an_activation_never_meets_a_merge(pool: Pool, image_format: str) -> None:
     """Each is activated, in time, and reads right then and ever after."""
     chance = random.Random(SEED)
-    for number in range(ROUNDS):
+    for number in range(rounds(3)):
         disk, data = layered(pool, image_format)
         delay = chance.uniform(0.2, 1.2)  # a collector needs that long to start and to end
         collector = pool.master.start_collector(pool.sr)
