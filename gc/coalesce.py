@@ -23,6 +23,7 @@ from sm.errors import RecordMissing, SmError
 from sm.gc import merge, online
 from sm.gc.merge import Done
 from sm.gc.planner import Coalesce
+from sm.hosts.calls import ask
 from sm.journal import Entry
 from sm.publish import apply_update
 from sm.records import difference
@@ -35,8 +36,8 @@ def coalesce(
     repository: Repository, action: Coalesce, confirm: Callable[[], None], progress: Progress
 ) -> Done:
     """Carry out one merge. Takes the SR lock by itself, but not for the copy; see `merge.start`."""
-    images = [*action.images, action.into]
-    work = merge.start(repository, OPERATION, action.images[0], images, confirm)
+    merged = _in_one_go(repository, action)
+    work = merge.start(repository, OPERATION, merged[0], [*merged, action.into], confirm)
     cow = repository.formats.cow(work.target.format)
     try:
         serving = [] if cow.merged_beside else users.served(repository, work.users)
@@ -88,6 +89,18 @@ def recover(repository: Repository, entry: Entry) -> None:
         finish(repository, entry)
         return
     merge.abandon(repository, entry)
+
+
+def _in_one_go(repository: Repository, action: Coalesce) -> tuple[str, ...]:
+    """Which of the images are merged now: all, or the lowest where their datapath can only do that.
+
+    The next plan then has the rest.
+    """
+    if action.through is None or len(action.images) == 1:
+        return action.images
+    answer = ask(repository, action.through.host, "look", vdi_uuid=action.through.vdi)
+    alone = answer["served"] and not answer["commits_runs"]
+    return action.images[-1:] if alone else action.images
 
 
 def _relink(repository: Repository, merged: list[str], into: str, others: Collection[str]) -> None:

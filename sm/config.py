@@ -47,9 +47,10 @@ class Settings:
     `pool_kind` is `embedded` or `xapi`. `preferred_formats` is the default order for new disks.
     `lock_seconds` bounds every wait for a lock. `log_target` is `file`, `syslog` or `stderr`.
     `datapath` is `tapdisk`, `own`, or `auto` for tapdisk where its program `tapdisk` is found;
-    `tapdisk_control` is the folder of its sockets. `expose` says how users reach an active disk:
-    `nbd`, a socket, or `fuse`, a file. `host_listen` is where `sm-hostd` answers: `unix`, or
-    `tls://name:port`, for which there must be `credentials`.
+    `tapdisk_control` is the folder of its sockets, `tapdisk_merges_into_parent` whether it is known
+    to merge a QCOW2 image into its parent, and not into the base of the chain. `expose` says how
+    users reach an active disk: `nbd`, a socket, or `fuse`, a file. `host_listen`: where `sm-hostd`
+    answers: `unix`, or `tls://name:port`, for which there must be `credentials`.
     """
 
     root: Path
@@ -65,6 +66,7 @@ class Settings:
     datapath: str
     tapdisk: str
     tapdisk_control: Path
+    tapdisk_merges_into_parent: bool
     expose: str
     host_listen: str
     credentials: Credentials | None
@@ -122,6 +124,9 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         datapath=_one_of(options, "datapath", "auto", "tapdisk", "own"),
         tapdisk=options.get("tapdisk", "tapdisk"),
         tapdisk_control=Path(options.get("tapdisk_control", str(TAPDISK_CONTROL))),
+        tapdisk_merges_into_parent=(
+            _one_of(options, "tapdisk_merges_into_parent", "no", "yes") == "yes"
+        ),
         expose=_one_of(options, "expose", "nbd", "fuse"),
         host_listen=options.get("host_listen", "unix"),
         credentials=_credentials(options, root),

@@ -171,11 +171,11 @@ def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi) -> N
             base.uuid,
             lambda path: cow.snapshot(path, below, leaf.virtual_size),
         )
-        _follow(repository, leaf.uuid)
+        served = _follow(repository, leaf.uuid)
         entry = repository.journal.advance(entry, "copy")
         _add_child(repository, cow, base, leaf, wanted)
         entry = repository.journal.advance(entry, "hide")
-        _finish(repository, entry)
+        _finish(repository, entry, served)
     except Exception as error:
         # If the copy is there in the end, the command has done what it was asked for.
         if not _finish(repository, entry):
@@ -200,14 +200,18 @@ def recover(repository: Repository) -> None:
                 log.warning("the copy of %s cannot be finished yet: %s", entry.key, error)
 
 
-def _finish(repository: Repository, entry: Entry) -> bool:
-    """Bring an entry to its end from wherever it stopped; returns whether there is a copy."""
+def _finish(repository: Repository, entry: Entry, served: bool | None = None) -> bool:
+    """Bring an entry to its end from wherever it stopped; returns whether there is a copy.
+
+    `served`: whether somebody serves the leaf and uses its present chain; None where not known.
+    """
     leaf, image_format = entry.key, entry.data["format"]
     base, copy = entry.data["base"], entry.data["copy"]
     copied = repository.store.path(copy, image_format).exists()
     if repository.store.displaced(leaf, image_format, base):
         cow = repository.formats.cow(image_format)
-        served = _follow(repository, leaf)
+        if served is None:
+            served = _follow(repository, leaf)
         if not copied:
             _forget(repository, copy)
         unwritten = not served and _is_empty(repository, cow, leaf)

@@ -141,7 +141,8 @@ class Datapath(ABC):
 
         Where the leaf names another parent than the chain says, it is made to name that one. For
         the same chain the parents are opened anew, with what others changed in their headers.
-        The disk's users notice a short wait at most. After `OutcomeUnknown` call it again.
+        The disk's users notice a short wait at most. After `OutcomeUnknown` call it again. Raises
+        `Busy` while the disk has a commit that this would end.
         """
 
     @abstractmethod
@@ -170,6 +171,9 @@ class CommittingDatapath(Datapath):
 
     Where it cannot, others may merge them beside it, and it is then refreshed.
     """
+
+    commits_runs: ClassVar[bool]
+    """Whether one commit may be of more than one image; else `base` is the parent of `top`."""
 
     @abstractmethod
     def start_commit(self, disk: Disk, top: ImageRef, base: ImageRef) -> None:

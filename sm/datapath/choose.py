@@ -31,7 +31,13 @@ class Datapaths:
             from sm.datapath.tapdisk.datapath import TapdiskDatapath  # noqa: PLC0415
 
             settings = self._settings
-            found.insert(0, TapdiskDatapath(folder, settings.tapdisk, settings.tapdisk_control))
+            tapdisk = TapdiskDatapath(
+                folder,
+                control=settings.tapdisk_control,
+                binary=settings.tapdisk,
+                merges_into_parent=settings.tapdisk_merges_into_parent,
+            )
+            found.insert(0, tapdisk)
         return tuple(found)
 
     @property

@@ -17,7 +17,7 @@ from typing import Any
 
 from sm import claims, keys
 from sm.cowutil.base import ImageRef
-from sm.datapath.base import CommittingDatapath, Disk, Job, JobState, Served
+from sm.datapath.base import CommittingDatapath, Datapath, Disk, Job, JobState, Served
 from sm.datapath.choose import Datapaths
 from sm.errors import BadRequest, Busy, LockFailed, SmError, Unimplemented, VdiMissing
 from sm.repository import Repository
@@ -53,7 +53,7 @@ def _look(repository: Repository, arguments: Arguments) -> Answer:
     """Whether and how this host serves a disk."""
     with _locked(repository, arguments, "look") as disk:
         found = Datapaths(repository.settings).find(disk)
-        return {"served": False} if found is None else _describe(repository, found[1])
+        return {"served": False} if found is None else _describe(repository, *found)
 
 
 def _refresh(repository: Repository, arguments: Arguments) -> Answer:
@@ -225,10 +225,11 @@ def _tell(job: Job | None) -> Answer:
     return {"state": job.state.value, "done": job.done, "total": job.total, "error": job.error}
 
 
-def _describe(repository: Repository, served: Served) -> Answer:
+def _describe(repository: Repository, datapath: Datapath, served: Served) -> Answer:
     return {
         "served": True,
         "datapath": served.datapath,
+        "commits_runs": isinstance(datapath, CommittingDatapath) and datapath.commits_runs,
         "pid": served.endpoint.pid,
         "nbd": served.endpoint.nbd,
         "path": None if served.endpoint.path is None else str(served.endpoint.path),

@@ -57,6 +57,7 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
     name = "qsd"
     control_suffix = "qmp"
     formats: ClassVar[frozenset[str]] = frozenset(QEMU_DRIVERS)
+    commits_runs = True
 
     def refresh(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """A new leaf over the old one, or other parents below the same leaf, without a pause.

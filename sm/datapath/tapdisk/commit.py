@@ -107,6 +107,8 @@ def find_place(
     place = list(chain).index(top)
     if place == 0:
         raise DatapathFailed(f"{top.path} is the leaf, which is never merged by tapdisk")
+    if base in chain[: place + 1]:
+        raise DatapathFailed(f"{base.path} is not below {top.path}")
     if any(image.format != Qcow2Util.name for image in chain[: place + 1]):
         raise Unimplemented("tapdisk merges QCOW2 only: merge beside it, then refresh")
     if tuple(chain[place + 1 : place + 2]) != (base,):

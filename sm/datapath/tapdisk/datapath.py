@@ -27,12 +27,9 @@ from sm.datapath.base import (
 from sm.datapath.state import Note
 from sm.datapath.tapdisk.jobs import Jobs, require_commit
 from sm.datapath.tapdisk.life import Life, Patience, Vbd, noted_commit
-from sm.datapath.tapdisk.links import argument, check_chain, link_of
+from sm.datapath.tapdisk.links import argument, check_chain, link_of, refusing
 from sm.datapath.tapdisk.pausing import pause, resume
 from sm.errors import Busy, SmError, Unimplemented, VdiInUse, VdiMissing
-
-CONTROL = Path("/run/blktap-control")
-BINARY = "tapdisk"
 
 
 class TapdiskDatapath(CommittingDatapath):
@@ -50,13 +47,14 @@ class TapdiskDatapath(CommittingDatapath):
 
     name = "tapdisk"
     formats: ClassVar[frozenset[str]] = frozenset({"vhd", "qcow2", "raw"})
+    commits_runs = False
 
     def __init__(
         self,
         folder: Path,
         *,
-        control: Path = CONTROL,
-        binary: str = BINARY,
+        control: Path,
+        binary: str,
         merges_into_parent: bool = False,
         patience: Patience | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -68,6 +66,7 @@ class TapdiskDatapath(CommittingDatapath):
             self._life, self._images, self._patience, clock, into_parent=merges_into_parent
         )
 
+    @refusing()
     def open(
         self,
         disk: Disk,
@@ -77,13 +76,13 @@ class TapdiskDatapath(CommittingDatapath):
         path: Path | None = None,
     ) -> Endpoint:
         """Start a tapdisk on a chain whose images name each other as given."""
-        if path is not None:
-            raise Unimplemented("tapdisk shows no disk as a file of this host")
         vbd = self._life.look(disk)
         if vbd is not None:
-            if vbd.note.chain != tuple(chain) or vbd.note.read_only != read_only:
+            if (vbd.note.chain, vbd.note.read_only, None) != (tuple(chain), read_only, path):
                 raise VdiInUse(f"{disk.vdi} is served by process {vbd.note.pid} in another way")
             return self._endpoint(vbd.note)
+        if path is not None:
+            raise Unimplemented("tapdisk shows no disk as a file of this host")
         check_chain(self._images, chain)
         self._life.end(disk)
         return self._endpoint(self._life.start(disk, chain, read_only=read_only))
@@ -114,6 +113,7 @@ class TapdiskDatapath(CommittingDatapath):
                     found.append(self._served(vbd.note, paused=vbd.paused))
         return found
 
+    @refusing()
     def refresh(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """Pause, make the leaf name the next image, resume on the new leaf.
 
@@ -126,6 +126,8 @@ class TapdiskDatapath(CommittingDatapath):
         Pause, change, and resume for that. The parent's name is written here while it is closed.
         """
         vbd = self._require(disk)
+        if vbd.note.paused and not vbd.running:
+            raise DatapathFailed(f"{disk.vdi} is paused; resume it first")
         self._refuse_during_commit(vbd)
         new = tuple(chain)
         check_chain(self._images, new, first=1)
@@ -150,8 +152,16 @@ class TapdiskDatapath(CommittingDatapath):
         vbd = self._require(disk)
         if not vbd.paused:
             self._refuse_during_commit(vbd)
-        pause(vbd, self._patience.pause)
+        note = self._life.save(vbd.note, commit=vbd.commit, paused=True)
+        try:
+            pause(vbd, self._patience.pause)
+        except OutcomeUnknown:
+            raise
+        except DatapathFailed:
+            self._life.save(note, commit=vbd.commit, paused=False)
+            raise
 
+    @refusing()
     def resume(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """Resume on a chain whose images name each other as given."""
         vbd = self._require(disk)
@@ -159,16 +169,19 @@ class TapdiskDatapath(CommittingDatapath):
             raise Busy(f"{disk.vdi} is not paused yet: requests are under way")
         if vbd.paused:
             self._resume(vbd, tuple(chain))
+        elif vbd.note.paused:  # a resume of ours ended before it was noted
+            self._life.save(vbd.note, commit=vbd.commit, paused=False)
 
     def statistics(self, disk: Disk) -> Statistics:
-        """Bytes as tapdisk counts them; it counts no requests and no clients: 0 and None."""
+        """Bytes as tapdisk counts them; it counts no requests and no clients."""
         vbd = self._require(disk)
         counted = vbd.control.statistics(vbd.minor).get("secs")
         match counted:
             case [int(read), int(written)]:
-                return Statistics(read * SECTOR, written * SECTOR, 0, 0)
+                return Statistics(bytes_read=read * SECTOR, bytes_written=written * SECTOR)
         raise DatapathFailed(f"tapdisk's statistics have {counted!r:.100} for sectors")
 
+    @refusing()
     def start_commit(self, disk: Disk, top: ImageRef, base: ImageRef) -> None:
         """Begin to merge `top` into `base`, its parent, in a chain of QCOW2.
 
@@ -227,6 +240,8 @@ class TapdiskDatapath(CommittingDatapath):
         except DatapathFailed:
             self._life.save(note, chain=vbd.note.chain, commit=vbd.commit)
             raise
+        if note.paused:
+            self._life.save(note, commit=vbd.commit, paused=False)
 
     def _relink(self, note: Note, chain: Sequence[ImageRef]) -> ImageRef | None:
         """Make the leaf name the next image, if it may be written; the parent it had before."""

@@ -8,7 +8,7 @@ process that serves the leaf of the note; all else is taken down before the disk
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sm.cowutil.base import ImageRef
@@ -146,7 +146,7 @@ class Life:
 
     def start(self, disk: Disk, chain: Sequence[ImageRef], *, read_only: bool) -> Note:
         """Start a tapdisk and have it open the chain. What fails is undone."""
-        self._notes.write(disk, chain, read_only=read_only)
+        note = self._notes.write(Note(disk, tuple(chain), read_only))
         try:
             minor = self._minors.allocate(self._owner(disk))
             pid = processes.start(self._binary, self._owner(disk), self._patience.start)
@@ -157,8 +157,7 @@ class Life:
             control.open(
                 minor, argument(chain[0]), read_only=read_only, seconds=self._patience.open
             )
-            extra = {"minor": minor}
-            return self._notes.write(disk, chain, read_only=read_only, pid=pid, extra=extra)
+            return self._notes.write(replace(note, extra={"minor": minor}).of_process(pid))
         except BaseException as error:
             try:
                 self.end(disk)
@@ -192,20 +191,20 @@ class Life:
         commit: Commit | None,
         chain: Sequence[ImageRef] | None = None,
         relinked: Sequence[ImageRef] | None = None,
+        paused: bool | None = None,
     ) -> Note:
-        """Note the commit, or that there is none; and the chain and what was relinked, if given."""
+        """Note the commit, or that there is none; and of the rest what is given."""
         extra = {key: value for key, value in note.extra.items() if key != "commit"}
         if commit is not None:
             extra["commit"] = commit.noted
         if relinked is not None:
             extra["relinked"] = [str(image.path) for image in relinked]
-        return self._notes.write(
-            note.disk,
-            note.chain if chain is None else chain,
-            read_only=note.read_only,
-            pid=note.pid,
-            extra=extra,
-        )
+        note = replace(note, extra=extra)
+        if chain is not None:
+            note = replace(note, chain=tuple(chain))
+        if paused is not None:
+            note = replace(note, paused=paused)
+        return self._notes.write(note)
 
     def nbd_socket(self, note: Note) -> Path:
         """Where tapdisk answers NBD clients."""
@@ -220,9 +219,7 @@ class Life:
         for each in self._control(pid).list():
             if each.argument == wanted:
                 extra = {**note.extra, "minor": each.minor}
-                return self._notes.write(
-                    note.disk, note.chain, read_only=note.read_only, pid=pid, extra=extra
-                )
+                return self._notes.write(replace(note, extra=extra).of_process(pid))
         return None
 
     def _take_down(self, pid: int) -> DatapathFailed | None:

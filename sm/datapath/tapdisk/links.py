@@ -7,16 +7,26 @@ next one, by a plain name in the one folder of all, and the last names none.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 from sm.cowutil.base import CowUtil, ImageRef, ParentLink
-from sm.cowutil.errors import ImageUnsafe, ImageUnsupported
+from sm.cowutil.errors import ImageError, ImageUnsafe, ImageUnsupported
 from sm.cowutil.registry import CLIENT_NAMES, Formats
 from sm.cowutil.vhd.util import VhdUtil
 from sm.datapath.base import DatapathFailed
 from sm.datapath.tapdisk import wire
 from sm.errors import InvalidArgument
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Around what was asked for: an image that is no good or cannot be read is a refusal."""
+    try:
+        yield
+    except (ImageError, OSError) as error:
+        raise DatapathFailed(str(error)) from error
 
 
 def argument(image: ImageRef) -> str:
@@ -34,8 +44,8 @@ def argument(image: ImageRef) -> str:
 def check_chain(formats: Formats, chain: Sequence[ImageRef], *, first: int = 0) -> None:
     """Refuse a chain that tapdisk would not open as given; the links of `chain[first:]` count.
 
-    Raises `InvalidArgument` for a chain that can be none, `ImageError` for an image that cannot be
-    read or is unsafe, `DatapathFailed` where an image names another than the next.
+    Raises `ImageError` for an image that cannot be read or is unsafe, `DatapathFailed` for a chain
+    that can be none, or where an image names another than the next.
     """
     _check_form(formats, chain)
     for upper, lower in pairwise(chain[first:]):
@@ -73,13 +83,13 @@ def told(link: ParentLink | None) -> str:
 
 def _check_form(formats: Formats, chain: Sequence[ImageRef]) -> None:
     if not chain:
-        raise InvalidArgument("an empty chain")
+        raise DatapathFailed("an empty chain")
     folder = os.fspath(chain[0].path.parent)
     for image in chain:
         argument(image)
         if os.fspath(image.path.parent) != folder:
-            raise InvalidArgument(f"{image.path} is not in {folder}, as the leaf is")
+            raise DatapathFailed(f"{image.path} is not in {folder}, as the leaf is")
     for upper, lower in pairwise(chain):
         util = formats.get(upper.format)
         if not isinstance(util, CowUtil) or lower.format not in util.parent_formats:
-            raise InvalidArgument(f"{upper.path}: no {upper.format} over {lower.format}")
+            raise DatapathFailed(f"{upper.path}: no {upper.format} over {lower.format}")

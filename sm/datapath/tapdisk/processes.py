@@ -27,7 +27,9 @@ def start(binary: str, owner: str, seconds: float) -> int:
     It may lock as much memory as it likes: it ends at once where it cannot.
     """
     # Its own command line has no room for a mark: it takes no arguments.
-    ended = process.run(["env", f"{MARK}={owner}", binary], timeout=seconds, limited=False)
+    # Through a shell, because `env` takes a program with "=" in its path for one more variable.
+    command = ["env", f"{MARK}={owner}", "sh", "-c", 'exec "$0"', binary]
+    ended = process.run(command, timeout=seconds, limited=False)
     told = ended.stdout.strip()
     name = SOCKET.fullmatch(told.rpartition("/")[2])
     if name is None:

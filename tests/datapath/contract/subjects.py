@@ -6,20 +6,21 @@ from __future__ import annotations
 import random
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from sm.cowutil.base import CowUtil, ImageRef
 from sm.cowutil.qcow2.util import Qcow2Util
 from sm.cowutil.vhd.util import VhdUtil
-from sm.datapath.base import CommittingDatapath, Datapath
+from sm.datapath.base import Datapath
 from sm.datapath.qsd.datapath import QsdDatapath
 from sm.datapath.vhd_nbd.datapath import VhdNbdDatapath
 from sm.process import run
 from tests.cowutil.contract.subjects import qemu_content, qemu_io
 from tests.cowutil.vhd.vhd_support import Libvhdi, open_disk
-from tests.datapath.clients import BLOCK
+from tests.datapath.clients import BLOCK, until
+from tests.datapath.tapdisk.fixture import Tapdisk, is_free
 
 SIZE = 8 << 20
 Piece = tuple[int, int, int]
@@ -29,15 +30,26 @@ Piece = tuple[int, int, int]
 class Subject(ABC):
     """A datapath under test, with its images in `folder`. Chains are given uppermost first."""
 
-    kind: type[Datapath]
     util: CowUtil
+    takes_leaf_in_commit = True
+    """Whether a new leaf may come during a commit."""
+
+    locks = True
+    """Whether a leaf that is served is kept from every other writer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def datapath(self) -> Datapath:
-        """As another process of ours has it."""
-        return self.kind(self.folder / "run")
+    def datapath(self, folder: Path | None = None) -> Datapath:
+        """As another process of ours has it; with `folder`, another of its kind."""
+        return self._made(folder or self.folder / "run")
+
+    @abstractmethod
+    def _made(self, folder: Path) -> Datapath:
+        """A datapath with its notes below `folder`."""
+
+    def slow_commits(self, slow: bool) -> None:  # noqa: B027 - most need nothing
+        """Have commits take longer than a test, where they might end at once."""
 
     def ref(self, name: str) -> ImageRef:
         """The image called `name`."""
@@ -109,8 +121,10 @@ class Subject(ABC):
 class Qsd(Subject):
     """qemu-storage-daemon on QCOW2."""
 
-    kind = QsdDatapath
     util = Qcow2Util(run)
+
+    def _made(self, folder: Path) -> Datapath:
+        return QsdDatapath(folder)
 
     def fill(self, chain: Sequence[ImageRef], pieces: Sequence[Piece]) -> None:
         qemu_io(chain, *(f"write -P {byte} {offset} {length}" for offset, length, byte in pieces))
@@ -140,8 +154,10 @@ class Qsd(Subject):
 class VhdNbd(Subject):
     """Our server on VHD."""
 
-    kind = VhdNbdDatapath
     util = VhdUtil(run)
+
+    def _made(self, folder: Path) -> Datapath:
+        return VhdNbdDatapath(folder)
 
     def fill(self, chain: Sequence[ImageRef], pieces: Sequence[Piece]) -> None:
         with closing(open_disk([each.path for each in chain])) as disk:
@@ -156,5 +172,49 @@ class VhdNbd(Subject):
         return [chain[0], *chain[2:]]
 
 
-SUBJECTS: dict[str, type[Subject]] = {"qsd-qcow2": Qsd, "vhd_nbd-vhd": VhdNbd}
-COMMITTING = [name for name, each in SUBJECTS.items() if issubclass(each.kind, CommittingDatapath)]
+class TapdiskQcow2(Qsd):
+    """The double of tapdisk on QCOW2."""
+
+    takes_leaf_in_commit = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._tapdisk = Tapdisk(folder)
+
+    def _made(self, folder: Path) -> Datapath:
+        return self._tapdisk.datapath(folder)
+
+    def slow_commits(self, slow: bool) -> None:
+        self._tapdisk.misbehave(speed=(1 << 16) if slow else 0)
+
+    def content(self, chain: Sequence[ImageRef]) -> bytes:
+        """What holds the data ends after the double, if that was killed."""
+        until(lambda: all(map(is_free, chain)))
+        return super().content(chain)
+
+
+class TapdiskVhd(VhdNbd):
+    """The double of tapdisk on VHD."""
+
+    locks = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._tapdisk = Tapdisk(folder)
+
+    def _made(self, folder: Path) -> Datapath:
+        return self._tapdisk.datapath(folder)
+
+    def content(self, chain: Sequence[ImageRef]) -> bytes:
+        """Of a leaf whose tapdisk was killed, libvhdi does not find the footer."""
+        self.util.repair(chain[0].path)
+        return super().content(chain)
+
+
+SUBJECTS: dict[str, Callable[[Path], Subject]] = {
+    "qsd-qcow2": Qsd,
+    "vhd_nbd-vhd": VhdNbd,
+    "tapdisk-qcow2": TapdiskQcow2,
+    "tapdisk-vhd": TapdiskVhd,
+}
+COMMITTING = ["qsd-qcow2", "tapdisk-qcow2"]

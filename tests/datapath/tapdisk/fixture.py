@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from sm.config import TAPDISK_CONTROL
 from sm.cowutil.base import ImageRef
 from sm.cowutil.qcow2.util import Qcow2Util
 from sm.datapath.base import Disk, Job, JobState
 from sm.datapath.tapdisk.control import Control
-from sm.datapath.tapdisk.datapath import CONTROL, TapdiskDatapath
+from sm.datapath.tapdisk.datapath import TapdiskDatapath
 from sm.datapath.tapdisk.life import Patience
 from sm.process import run
 from tests.cowutil.contract.subjects import qemu_content
@@ -50,19 +51,23 @@ class Tapdisk:
         self.images.mkdir()
         self._faults = root / "faults.json"
         if real is not None:
-            self.control, self.binary = CONTROL, str(real)
+            self.control, self.binary = TAPDISK_CONTROL, str(real)
         else:
             self.control, self.binary = root / "ctl", str(self._script(root))
             self.control.mkdir()
 
     def datapath(
-        self, *, merges_into_parent: bool = True, patience: Patience = PATIENCE
+        self,
+        folder: Path | None = None,
+        *,
+        merges_into_parent: bool = True,
+        patience: Patience = PATIENCE,
     ) -> TapdiskDatapath:
-        """A datapath, as after a restart of ours."""
+        """A datapath, as after a restart of ours; with `folder`, that of somebody else."""
         if self.real:
             patience = replace(Patience(), poll=1.0, slowest_poll=2.0)
         return TapdiskDatapath(
-            self.folder,
+            folder or self.folder,
             control=self.control,
             binary=self.binary,
             merges_into_parent=merges_into_parent,
@@ -119,14 +124,11 @@ class Tapdisk:
 
     def _script(self, root: Path) -> Path:
         """The double as a command."""
-        environment = {
-            "PYTHONPATH": str(ROOT),
-            "DOUBLE_CONTROL": str(root / "ctl"),
-            "DOUBLE_FAULTS": str(self._faults),
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        words = [f"{key}={value}" for key, value in environment.items()]
-        command = ["env", *words, sys.executable, "-m", "tests.datapath.tapdisk.double.main"]
+        command = [
+            *("env", f"PYTHONPATH={ROOT}", "OPENBLAS_NUM_THREADS=1"),
+            *(sys.executable, "-m", "tests.datapath.tapdisk.double.main"),
+            *(str(root / "ctl"), str(self._faults)),
+        ]
         script = root / "tapdisk"
         script.write_text(f"#!/bin/sh\ncd {shlex.quote(str(ROOT))}\nexec {shlex.join(command)}\n")
         script.chmod(0o755)
@@ -147,6 +149,12 @@ def closed_content(chain: Sequence[ImageRef]) -> bytes:
     if chain[0].format == "vhd":
         return vhd.independent_content(chain)
     return qemu_content(chain)
+
+
+def is_free(image: ImageRef) -> bool:
+    """Whether no process has a QCOW2 image open, by qemu's lock."""
+    look = ["qemu-img", "info", "-f", image.format, str(image.path)]
+    return subprocess.run(look, check=False, capture_output=True).returncode == 0
 
 
 def check(chain: Sequence[ImageRef]) -> None:

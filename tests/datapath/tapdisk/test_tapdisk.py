@@ -6,23 +6,21 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sm.cowutil.base import ImageRef
-from sm.cowutil.errors import ImageError
 from sm.cowutil.registry import Formats
 from sm.datapath.base import DatapathFailed
-from sm.datapath.state import Notes
+from sm.datapath.state import Note, Notes
 from sm.datapath.tapdisk import processes
 from sm.datapath.tapdisk.control import Control
 from sm.datapath.tapdisk.minors import Minors
 from sm.errors import InvalidArgument, SmError, Unimplemented, VdiInUse, VdiMissing
 from sm.owner import start_time
 from sm.process import run
-from tests.datapath.clients import Writer, qemu_io
+from tests.datapath.clients import Writer, qemu_io, until
 from tests.datapath.tapdisk.fixture import (
     DISK,
     MIB,
@@ -34,20 +32,6 @@ from tests.datapath.tapdisk.fixture import (
 )
 
 FORMATS = Formats(run)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def go_on(writer: Writer, rounds: int) -> None:
-    """Wait until the writer did so many more rounds."""
-    goal = writer.rounds + rounds
-    until(lambda: writer.rounds >= goal or writer.problem is not None)
 
 
 def markers(tapdisk: Tapdisk) -> list[str]:
@@ -116,9 +100,13 @@ def test_statistics(tapdisk: Tapdisk, cow_format: str) -> None:
     before = datapath.statistics(DISK)
     qemu_io(str(endpoint.nbd), "write -P 9 5M 64k", "read 1M 128k")
     after = datapath.statistics(DISK)
+    assert before.bytes_read is not None
+    assert before.bytes_written is not None
+    assert after.bytes_read is not None
+    assert after.bytes_written is not None
     assert after.bytes_written - before.bytes_written == 65536
     assert after.bytes_read - before.bytes_read >= 131072
-    assert after.clients is None
+    assert (after.reads, after.writes, after.clients) == (None, None, None)
 
 
 def test_pause_change_resume_under_a_writer(tapdisk: Tapdisk, cow_format: str) -> None:
@@ -128,7 +116,7 @@ def test_pause_change_resume_under_a_writer(tapdisk: Tapdisk, cow_format: str) -
     endpoint = datapath.open(DISK, chain, read_only=False)
     util = FORMATS.cow(cow_format)
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
-        go_on(writer, 5)
+        writer.go_on(5)
         datapath.pause(DISK)
         datapath.pause(DISK)
         served = datapath.served()
@@ -144,7 +132,7 @@ def test_pause_change_resume_under_a_writer(tapdisk: Tapdisk, cow_format: str) -
         datapath.resume(DISK, left)
         datapath.resume(DISK, left)
         chain[1].path.unlink()
-        go_on(writer, 5)
+        writer.go_on(5)
         found = datapath.find(DISK)
         assert found is not None
         assert (found.chain, found.paused) == (tuple(left), False)
@@ -161,7 +149,7 @@ def test_snapshot_under_a_writer(tapdisk: Tapdisk, cow_format: str) -> None:
     leaf, util = chain[0], FORMATS.cow(cow_format)
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
         for number in range(3):
-            go_on(writer, 5)
+            writer.go_on(5)
             base = ImageRef(leaf.path.with_stem(f"base{number}"), cow_format)
             datapath.pause(DISK)
             leaf.path.rename(base.path)
@@ -170,7 +158,7 @@ def test_snapshot_under_a_writer(tapdisk: Tapdisk, cow_format: str) -> None:
             chain = [leaf, base, *chain[1:]]
             datapath.resume(DISK, chain)
             frozen = base.path.read_bytes()
-            go_on(writer, 5)
+            writer.go_on(5)
             assert base.path.read_bytes() == frozen
             # A second name for the leaf, as `refresh` goes over to.
             fresh = ImageRef(leaf.path.with_stem(f"fresh{number}"), cow_format)
@@ -197,11 +185,11 @@ def test_relink_under_a_writer(tapdisk: Tapdisk, cow_format: str) -> None:
     util.coalesce(whole[1:], 1)
     left = [chain[0], whole[2]]
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
-        go_on(writer, 5)
+        writer.go_on(5)
         datapath.refresh(DISK, left)
         for each in chain[1:]:
             each.path.unlink()
-        go_on(writer, 5)
+        writer.go_on(5)
     datapath.close(DISK)
     link = util.info(chain[0].path).parent
     assert link is not None
@@ -232,12 +220,12 @@ def test_a_refresh_that_is_refused_changes_nothing(tapdisk: Tapdisk, cow_format:
     )
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
         for each in refused:
-            with pytest.raises((SmError, ImageError)):
+            with pytest.raises(DatapathFailed):
                 datapath.refresh(DISK, each)
             found = datapath.find(DISK)
             assert found is not None
             assert (found.chain, found.paused) == (tuple(chain), False)
-            go_on(writer, 3)
+            writer.go_on(3)
     datapath.close(DISK)
     assert closed_content(chain) == writer.data
     check(chain)
@@ -263,7 +251,7 @@ def test_a_chain_that_cannot_be_opened_starts_nothing(
     else:
         del chain[1]
     sockets = set(tapdisk.control.glob("ctl*"))
-    with pytest.raises((SmError, ImageError, FileNotFoundError)):
+    with pytest.raises(SmError):
         tapdisk.datapath().open(DISK, chain, read_only=False)
     assert tapdisk.datapath().find(DISK) is None
     assert markers(tapdisk) == []
@@ -315,7 +303,7 @@ def test_a_start_that_was_not_noted_is_adopted(tapdisk: Tapdisk) -> None:
     """We ended when the image was open, and before the pid was noted."""
     chain, model = tapdisk.chain("qcow2", "a", "b")
     endpoint = tapdisk.datapath().open(DISK, chain, read_only=False)
-    Notes(tapdisk.folder / "tapdisk").write(DISK, chain, read_only=False)
+    Notes(tapdisk.folder / "tapdisk").write(Note(DISK, tuple(chain), read_only=False))
     found = tapdisk.datapath().find(DISK)
     assert found is not None
     assert found.endpoint == endpoint
@@ -327,7 +315,7 @@ def test_a_start_that_broke_off_is_cleaned_up(tapdisk: Tapdisk, reached: str) ->
     """We ended in the middle of a start, or of an end."""
     chain, model = tapdisk.chain("qcow2", "a", "b")
     owner = str(tapdisk.folder / "tapdisk" / DISK.vdi)
-    Notes(tapdisk.folder / "tapdisk").write(DISK, chain, read_only=False)
+    Notes(tapdisk.folder / "tapdisk").write(Note(DISK, tuple(chain), read_only=False))
     minor = Minors(tapdisk.control / "tapdisk").allocate(owner)
     pid = 0
     if reached != "minor":

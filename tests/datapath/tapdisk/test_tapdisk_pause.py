@@ -11,7 +11,6 @@ import time
 import pytest
 
 from sm.cowutil.base import ImageRef
-from sm.cowutil.errors import ImageError
 from sm.cowutil.registry import Formats
 from sm.cowutil.vhd.util import VhdUtil
 from sm.datapath.base import DatapathFailed, OutcomeUnknown
@@ -19,9 +18,8 @@ from sm.datapath.tapdisk.control import Control
 from sm.datapath.tapdisk.life import Patience
 from sm.errors import Busy
 from sm.process import run
-from tests.datapath.clients import Writer, qemu_io
+from tests.datapath.clients import Writer, qemu_io, until
 from tests.datapath.tapdisk.fixture import DISK, MIB, SIZE, Tapdisk, closed_content, served_content
-from tests.datapath.tapdisk.test_tapdisk import go_on, until
 
 FORMATS = Formats(run)
 QUICK = Patience(answer=5.0, pause=0.4)
@@ -33,7 +31,7 @@ def test_a_pause_that_stays_is_told_and_not_repeated(tapdisk: Tapdisk, cow_forma
     endpoint = datapath.open(DISK, chain, read_only=False)
     tapdisk.misbehave(frozen_pause=1)
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
-        go_on(writer, 3)
+        writer.go_on(3)
         for _ in range(2):
             with pytest.raises(OutcomeUnknown, match=r"state 0x14.*cannot be withdrawn"):
                 datapath.pause(DISK)
@@ -50,7 +48,7 @@ def test_a_pause_that_stays_is_told_and_not_repeated(tapdisk: Tapdisk, cow_forma
         datapath.pause(DISK)
         assert tapdisk.requests(9) == 1
         datapath.resume(DISK, chain)
-        go_on(writer, 3)
+        writer.go_on(3)
     assert served_content(str(endpoint.nbd)) == writer.data
     datapath.close(DISK)
     assert closed_content(chain) == writer.data
@@ -82,7 +80,7 @@ def test_a_resume_that_fails_may_be_repeated(tapdisk: Tapdisk, cow_format: str) 
             assert found is not None
             assert (found.paused, found.chain) == (True, tuple(chain))
         datapath.resume(DISK, chain)
-        go_on(writer, 3)
+        writer.go_on(3)
     assert served_content(str(endpoint.nbd)) == writer.data
 
 
@@ -97,7 +95,7 @@ def test_a_refresh_that_fails_goes_back(tapdisk: Tapdisk, cow_format: str, failu
     new = [chain[0], copy]
     tapdisk.misbehave(resume_fails=failures)
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
-        go_on(writer, 3)
+        writer.go_on(3)
         with pytest.raises(DatapathFailed, match="stays paused" if failures == 2 else "Input"):
             datapath.refresh(DISK, new)
         found = datapath.find(DISK)
@@ -107,7 +105,7 @@ def test_a_refresh_that_fails_goes_back(tapdisk: Tapdisk, cow_format: str, failu
         assert link is not None
         assert link.name == chain[1].path.name
         datapath.refresh(DISK, new)
-        go_on(writer, 3)
+        writer.go_on(3)
     datapath.close(DISK)
     assert closed_content(new) == writer.data
 
@@ -181,11 +179,11 @@ def test_a_vhd_that_names_its_parent_twice_is_not_opened(tapdisk: Tapdisk, when:
     assert not util.names_one_parent(leaf.path)
     datapath = tapdisk.datapath()
     if when == "open":
-        with pytest.raises(ImageError, match="which tapdisk may take"):
+        with pytest.raises(DatapathFailed, match="which tapdisk may take"):
             datapath.open(DISK, [leaf, raw], read_only=False)
     else:
         datapath.open(DISK, chain, read_only=False)
-        with pytest.raises(ImageError, match="which tapdisk may take"):
+        with pytest.raises(DatapathFailed, match="which tapdisk may take"):
             datapath.refresh(DISK, [leaf, raw])
         datapath.close(DISK)
     util.set_parent(leaf.path, raw)
@@ -216,7 +214,7 @@ def test_a_qcow2_that_leads_elsewhere_is_not_opened(tapdisk: Tapdisk, name: str)
     argv = ["qemu-img", "rebase", "-u", "-F", "raw", "-b", name, str(chain[0].path)]
     subprocess.run(argv, check=True)
     sockets = set(tapdisk.control.glob("ctl*"))
-    with pytest.raises(ImageError):
+    with pytest.raises(DatapathFailed, match="names the parent"):
         tapdisk.datapath().open(DISK, chain, read_only=False)
     assert set(tapdisk.control.glob("ctl*")) == sockets
 
@@ -228,7 +226,7 @@ def test_a_qcow2_that_leaves_its_parents_format_open_is_not_opened(tapdisk: Tapd
     at = data.index(b"\xe2\x79\x2a\xca")
     data[at : at + 4] = b"\x12\x34\x56\x78"  # an extension that nobody knows
     chain[0].path.write_bytes(data)
-    with pytest.raises(ImageError, match="format"):
+    with pytest.raises(DatapathFailed, match="format"):
         tapdisk.datapath().open(DISK, chain, read_only=False)
 
 

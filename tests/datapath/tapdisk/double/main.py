@@ -1,8 +1,8 @@
 """A tapdisk for tests: the real control protocol, over real data. See `fixture` for how it starts.
 
-`DOUBLE_CONTROL`: the control directory. `DOUBLE_FAULTS`: a JSON file of what to do wrong, which may
-be missing. It prints its control socket, goes to the background, and ends after the last detach.
-`double.log` in the control directory names the requests.
+Arguments: the control directory, and a JSON file of what to do wrong, which may be missing. It
+prints its control socket, goes to the background, and ends after the last detach. `double.log` in
+the control directory names the requests.
 """
 
 from __future__ import annotations
@@ -182,12 +182,12 @@ def give_up(failure: threading.ExceptHookArgs) -> None:
 
 def main() -> None:
     threading.excepthook = give_up
-    control = Path(os.environ["DOUBLE_CONTROL"])
+    control, faults = map(Path, sys.argv[1:])
     if os.fork():
         os._exit(0)
     os.setsid()
     os.chdir("/")
-    server = Server(control, Faults(Path(os.environ["DOUBLE_FAULTS"])))
+    server = Server(control, Faults(faults))
     sys.stdout.write(f"{server.path}\n")
     sys.stdout.flush()
     log = os.open(control / "double.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -71,10 +71,10 @@ class QemuChain:
         export = {"type": "nbd", "id": "e", "node-name": LEAF, "name": "vdi"}
         argv = [
             *("setpriv", "--pdeathsig", "KILL", "qemu-storage-daemon"),
-            *("--chardev", f"socket,id=m,path={monitor},server=on,wait=off"),
+            *("--chardev", f"socket,id=m,path={escaped(monitor)},server=on,wait=off"),
             *("--monitor", "chardev=m,mode=control"),
             *("--blockdev", json.dumps(node)),
-            *("--nbd-server", f"addr.type=unix,addr.path={nbd}"),
+            *("--nbd-server", f"addr.type=unix,addr.path={escaped(nbd)}"),
             *("--export", json.dumps({**export, "writable": not read_only})),
         ]
         self._child = _keeper.submit(
@@ -126,7 +126,8 @@ class QemuChain:
         return next((job for job in jobs if job["id"] == JOB), None)
 
     def cancel(self) -> None:
-        self._qmp.call("job-cancel", id=JOB)
+        with suppress(QemuError):  # it may have ended by itself
+            self._qmp.call("job-cancel", id=JOB)
 
     def dismiss(self) -> None:
         self._qmp.call("job-dismiss", id=JOB)
@@ -151,3 +152,8 @@ class QemuChain:
             finally:
                 probe.close()
         raise TimeoutError(path)
+
+
+def escaped(path: Path) -> str:
+    """A path within an option of several."""
+    return str(path).replace(",", ",,")

@@ -215,6 +215,8 @@ class Vbd:
         if self._faults.get("job_fails") and job["status"] == "running":
             chain.cancel()
         if job["status"] == "concluded":
+            if self._faults.get("dies_at_end"):
+                die()
             chain.dismiss()
             if self._faults.get("end_unseen"):
                 return 0, 0, "undefined"
