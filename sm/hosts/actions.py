@@ -59,29 +59,31 @@ def _look(repository: Repository, arguments: Arguments) -> Answer:
 def _refresh(repository: Repository, arguments: Arguments) -> Answer:
     """Have a disk served from another chain that reads the same."""
     chain = _chain(repository, arguments)
-    with _locked(repository, arguments, "refresh") as disk:
-        found = Datapaths(repository.settings).find(disk)
-        if found is not None:
-            found[0].refresh(disk, chain)
-        return {"served": found is not None}
+    return _tell_datapath(repository, arguments, "refresh", lambda d, disk: d.refresh(disk, chain))
 
 
 def _pause(repository: Repository, arguments: Arguments) -> Answer:
     """Make the users of a disk wait, with its images closed."""
-    with _locked(repository, arguments, "pause") as disk:
-        found = Datapaths(repository.settings).find(disk)
-        if found is not None:
-            found[0].pause(disk)
-        return {"served": found is not None}
+    return _tell_datapath(repository, arguments, "pause", lambda d, disk: d.pause(disk))
 
 
 def _resume(repository: Repository, arguments: Arguments) -> Answer:
     """Let the users of a disk go on, with a chain."""
     chain = _chain(repository, arguments)
-    with _locked(repository, arguments, "resume") as disk:
+    return _tell_datapath(repository, arguments, "resume", lambda d, disk: d.resume(disk, chain))
+
+
+def _tell_datapath(
+    repository: Repository,
+    arguments: Arguments,
+    operation: str,
+    tell: Callable[[Datapath, Disk], None],
+) -> Answer:
+    """Whether a process serves the disk; if so, it was told."""
+    with _locked(repository, arguments, operation) as disk:
         found = Datapaths(repository.settings).find(disk)
         if found is not None:
-            found[0].resume(disk, chain)
+            tell(found[0], disk)
         return {"served": found is not None}
 
 

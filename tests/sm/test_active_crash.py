@@ -7,41 +7,18 @@ everything as before the killed one, or as after it.
 from __future__ import annotations
 
 import itertools
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.datapath.clients import content, qemu_io
 from tests.support import invariants
+from tests.support.killing import killed_at
 from tests.support.site import MIB, Site
 
 SIZE = 4 * MIB
 NAMES = "link,rename,unlink,symlink,fsync,fdatasync"
 ASKING = "sendto,sendmsg"
-SM = str(Path(sys.executable).with_name("sm"))
-
-
-def killed_at(site: Site, calls: str, number: int, *command: str) -> bool:
-    """Run `sm` and kill it at the N-th of the calls; false when it ended before."""
-    ended = subprocess.run(
-        [
-            *("strace", "-o", "/dev/null", "-e", f"trace={calls}"),
-            *("-e", f"inject={calls}:signal=SIGKILL:when={number}"),
-            *(SM, "--json", *command),
-        ],
-        env=site.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    if ended.returncode == 0:
-        return False
-    assert ended.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), ended.stderr
-    return True
 
 
 class Disk:

@@ -7,9 +7,6 @@ change there as a whole or not at all.
 from __future__ import annotations
 
 import itertools
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,31 +14,11 @@ import pytest
 
 from tests.support import guest, invariants
 from tests.support.guest import Model
+from tests.support.killing import killed_at
 from tests.support.site import MIB, Site
 
 SIZE = 4 * MIB
 CALLS = "link,linkat,rename,renameat,renameat2,unlink,unlinkat,ftruncate,fsync,fdatasync"
-SM = str(Path(sys.executable).with_name("sm"))
-
-
-def killed_at(site: Site, number: int, *command: str) -> bool:
-    """Run `sm` and kill it at the N-th such call; false when it ended before."""
-    ended = subprocess.run(
-        [
-            *("strace", "-o", "/dev/null", "-e", f"trace={CALLS}"),
-            *("-e", f"inject={CALLS}:signal=SIGKILL:when={number}"),
-            *(SM, "--json", *command),
-        ],
-        env=site.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    if ended.returncode == 0:
-        return False
-    assert ended.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), ended.stderr
-    return True
 
 
 def disk_with_history(site: Site, image_format: str) -> tuple[str, str, dict[str, bytes]]:
@@ -122,7 +99,7 @@ def test_killed_command(name: str, cow_format: str, tmp_path: Path) -> None:
     for number in itertools.count(1):
         site = Site(tmp_path / str(number))
         sr, disk, contents = disk_with_history(site, cow_format)
-        killed = killed_at(site, number, "vdi", *arguments(sr, disk, cow_format))
+        killed = killed_at(site, CALLS, number, "vdi", *arguments(sr, disk, cow_format))
         for uuid, data in contents.items():
             if name != "delete" or uuid != disk:
                 seen = guest.content(site.chain(sr, uuid))
