@@ -20,6 +20,7 @@ from sm.cowutil.base import ImageRef
 from sm.datapath.base import CommittingDatapath, Datapath, Disk, Job, JobState, Served
 from sm.datapath.choose import Datapaths
 from sm.errors import BadRequest, Busy, LockFailed, SmError, Unimplemented, VdiMissing
+from sm.kick import kick
 from sm.repository import Repository
 from sm.uuids import require_uuid
 
@@ -154,6 +155,8 @@ def _give_way(repository: Repository, arguments: Arguments) -> Answer:
             claims.drop_stale(repository)
         elif claim.key.startswith(keys.CLAIM_PREFIX):
             claims.ask_to_yield(repository, claim)
+            # It may be at rest, with work that it could not settle: then it looks again.
+            kick(repository.settings.run, repository.uuid)
     return {}
 
 
