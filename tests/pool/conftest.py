@@ -1,4 +1,4 @@
-"""Pools of both kinds, each with an SR, as a test meets them."""
+"""Pools of all kinds, each with an SR, as a test meets them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import pytest
 from sm.pool.base import Pool
 from sm.pool.embedded import EmbeddedPool
 from sm.pool.xapi import XapiPool
+from tests.pool.postgresql_server import PostgresqlServer
 from tests.pool.xapi_server import XapiServer
 
 
@@ -34,10 +35,61 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def embedded(database: Path) -> Iterator[PoolSite]:
+    yield from embedded_site(database)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    with PostgresqlServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(postgresql_server: PostgresqlServer) -> Iterator[PostgresqlServer]:
+    """The PostgreSQL server, for a test that may end it."""
+    yield postgresql_server
+    if not postgresql_server.running:
+        postgresql_server.start()
+
+
+@pytest.fixture
+def postgresql_database(server: PostgresqlServer) -> Iterator[str]:
+    name = server.create_database()
+    yield name
+    if server.running:
+        server.drop_database(name)
+
+
+@pytest.fixture
+def postgresql_url(server: PostgresqlServer, postgresql_database: str) -> str:
+    return server.url(postgresql_database)
+
+
+@pytest.fixture
+def postgresql(postgresql_url: str) -> Iterator[PoolSite]:
+    yield from embedded_site(postgresql_url)
+
+
+@pytest.fixture(params=["embedded", "postgresql"])
+def kept(request: pytest.FixtureRequest) -> PoolSite:
+    """A pool in a database of ours."""
+    found: PoolSite = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def place(kept: PoolSite, request: pytest.FixtureRequest) -> Path | str:
+    """Where the database of `kept` is."""
+    name = "database" if request.node.callspec.params["kept"] == "embedded" else "postgresql_url"
+    found: Path | str = request.getfixturevalue(name)
+    return found
+
+
+def embedded_site(place: Path | str) -> Iterator[PoolSite]:
     pools: list[EmbeddedPool] = []
 
     def again() -> EmbeddedPool:
-        pools.append(EmbeddedPool(database, HOST_UUID, "here"))
+        pools.append(EmbeddedPool(place, HOST_UUID, "here"))
         return pools[-1]
 
     pool = again()
@@ -74,7 +126,7 @@ def xapi(xapi_server: XapiServer, tmp_path: Path) -> Iterator[PoolSite]:
     assert not xapi_server.sessions
 
 
-@pytest.fixture(params=["embedded", "xapi"])
+@pytest.fixture(params=["embedded", "postgresql", "xapi"])
 def site(request: pytest.FixtureRequest) -> PoolSite:
     found: PoolSite = request.getfixturevalue(request.param)
     return found
