@@ -32,6 +32,7 @@ class PostgresqlServer:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         self.data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
+        self.options: dict[str, str] = {}
         self._databases = 0
         if os.geteuid() == 0:
             owner = pwd.getpwnam(USER)
@@ -50,7 +51,8 @@ class PostgresqlServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop()
+        # Not in order: that would first write out what is removed next.
+        self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder)
 
     @property
@@ -59,6 +61,7 @@ class PostgresqlServer:
 
     def start(self, **options: str) -> None:
         """Start the server with its own options for this time, and wait until it answers."""
+        self.options = options
         argv: list[str | Path] = [_program("postgres"), "-D", self.data, "-k", self.folder]
         for name, value in {"listen_addresses": "", "max_connections": "50", **options}.items():
             argv += ["-c", f"{name}={value}"]
@@ -75,12 +78,16 @@ class PostgresqlServer:
             else:
                 return
 
-    def stop(self) -> None:
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End the server in order, whoever is connected."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+        if self._process is not None and self.running:
+            self._process.send_signal(how)
             self._process.wait(STOP_SECONDS)
-            self._process = None
+        self._process = None
+
+    def restart(self, **options: str) -> None:
+        self.stop()
+        self.start(**options)
 
     def kill(self) -> None:
         """End all processes of the server at once, by SIGKILL."""
@@ -109,9 +116,6 @@ class PostgresqlServer:
         name = f"pool{self._databases}"
         self.execute("postgres", f"CREATE DATABASE {name} {options}")
         return name
-
-    def drop_database(self, name: str) -> None:
-        self.execute("postgres", f"DROP DATABASE {name} WITH (FORCE)")
 
     def execute(self, database: str, statement: str) -> None:
         with psycopg.connect(self.url(database), autocommit=True) as connection:

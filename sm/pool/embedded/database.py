@@ -47,9 +47,6 @@ class Transaction(Protocol):
     def execute(self, statement: str, values: Sequence[Value] = (), /) -> Result:
         """Carry out a statement with `values` for its marks."""
 
-    def executemany(self, statement: str, rows: Sequence[Sequence[Value]], /) -> object:
-        """Carry out a statement once for each of `rows`."""
-
 
 class RuleBroken(PoolError):
     """A write ran into a rule of the tables; nothing of its transaction is done."""

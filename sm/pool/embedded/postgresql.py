@@ -87,12 +87,8 @@ class _Transaction:
 
     def execute(self, statement: str, values: Sequence[Value] = (), /) -> psycopg.Cursor[DictRow]:
         """Carry out a statement."""
-        return self._connection.execute(_query(statement), [_plain(value) for value in values])
-
-    def executemany(self, statement: str, rows: Sequence[Sequence[Value]], /) -> None:
-        """Carry out a statement for each of `rows`."""
-        plain = [[_plain(value) for value in values] for values in rows]
-        self._connection.cursor().executemany(_query(statement), plain)
+        query = statement.replace("?", "%s").encode()
+        return self._connection.execute(query, [_plain(value) for value in values])
 
 
 class PostgresqlDatabase(Database):
@@ -171,7 +167,7 @@ class PostgresqlDatabase(Database):
         warnings: list[str] = []
 
         def heed(notice: errors.Diagnostic) -> None:
-            warnings.append(notice.message_primary or "")
+            warnings.append(f"{notice.message_primary} ({notice.message_detail})")
 
         connection.add_notice_handler(heed)
         try:
@@ -321,10 +317,6 @@ def _is_lost(error: psycopg.Error) -> bool:
     if severity is None:  # psycopg's own, not the server's
         return isinstance(error, psycopg.OperationalError)
     return severity in ("FATAL", "PANIC")
-
-
-def _query(statement: str) -> bytes:
-    return statement.replace("?", "%s").encode()
 
 
 def _plain(value: Value) -> Value:

@@ -70,8 +70,11 @@ def insert_map(
     transaction: Transaction, table: str, owner: str, entries: Mapping[str, str]
 ) -> None:
     """Add entries to a map."""
-    query = f"INSERT INTO {table} (owner, key, value) VALUES (?, ?, ?)"  # noqa: S608
-    transaction.executemany(query, [(owner, key, value) for key, value in entries.items()])
+    if not entries:
+        return
+    marks = ", ".join(["(?, ?, ?)"] * len(entries))
+    query = f"INSERT INTO {table} (owner, key, value) VALUES {marks}"  # noqa: S608
+    transaction.execute(query, [text for entry in entries.items() for text in (owner, *entry)])
 
 
 def remove_key(transaction: Transaction, table: str, name: str, ref: str, key: str) -> None:
