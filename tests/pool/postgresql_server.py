@@ -16,6 +16,9 @@ import psycopg
 
 USER = "postgres"
 PREFIX = "sm-postgresql-"
+ROOM = 4 << 30
+"""More than the databases of a whole run take, in bytes."""
+
 START_SECONDS = 60
 STOP_SECONDS = 30
 
@@ -24,12 +27,13 @@ class PostgresqlServer:
     """The server runs from `start` to `stop`, and no longer than the process that started it.
 
     Its folder is not below pytest's, which the server's user may not enter: the server refuses to
-    run as root.
+    run as root. It is in memory where there is room, because what the tests kill is processes: what
+    those have written stays, and syncing a new database for every test takes longer than the tests.
     """
 
     def __init__(self) -> None:
         _remove_leftovers()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_place()))
         self.data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self.options: dict[str, str] = {}
@@ -122,6 +126,14 @@ class PostgresqlServer:
             connection.execute(statement.encode())
 
 
+def _place() -> Path:
+    """Where the folder of the server goes."""
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM:
+        return memory
+    return Path(tempfile.gettempdir())
+
+
 def _program(name: str) -> Path:
     """The program of the newest version that is installed."""
     found = Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
@@ -147,7 +159,7 @@ def _lives(pid: int) -> bool:
 
 def _remove_leftovers() -> None:
     """Remove the folders of earlier runs that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in _place().glob(f"{PREFIX}*"):
         pid = int(folder.name.removeprefix(PREFIX).partition("-")[0])
         if not _lives(pid):
             shutil.rmtree(folder, ignore_errors=True)

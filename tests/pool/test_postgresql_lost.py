@@ -129,6 +129,31 @@ def test_a_connection_lost_at_the_end_is_told_as_unknown(
             far.add_to_sr_sm_config(postgresql.sr_ref, "claim", "mine")
 
 
+def test_a_connection_lost_at_the_end_of_reading_changes_nothing(
+    far: EmbeddedPool, proxy: PostgresqlProxy
+) -> None:
+    proxy.arm(COMMIT, Break.BEFORE)
+    with pytest.raises(PoolUnreachable) as raised:
+        far.srs()
+    assert type(raised.value) is PoolUnreachable
+    proxy.disarm()
+    assert len(far.srs()) == 1
+
+
+def test_an_exception_in_a_transaction_leaves_the_connection_usable(
+    far: EmbeddedPool, proxy: PostgresqlProxy, postgresql: PoolSite
+) -> None:
+    def interrupted() -> None:
+        with far._database.writing() as transaction:
+            transaction.execute("UPDATE sr SET name_label = 'half'")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert far.sr(postgresql.sr_ref).name_label == "disks"
+    assert proxy.connections == 1
+
+
 @pytest.mark.parametrize(
     ("word", "error"),
     [(b"INSERT", PoolUnreachable), (COMMIT, PoolOutcomeUnknown), (b"BEGIN", PoolUnreachable)],

@@ -115,51 +115,57 @@ class PostgresqlDatabase(Database):
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
         """All queries inside see the moment of the first one."""
-        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY") as transaction:
-            yield transaction
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+        with self._transaction(begin) as connection:
+            yield _Transaction(connection)
+            connection.execute("COMMIT")
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
         """Each statement sees all that is committed; rows that it changes stay locked."""
-        with self._transaction("BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE") as transaction:
-            yield transaction
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE"
+        with self._transaction(begin) as connection:
+            yield _Transaction(connection)
+            self._commit(connection)
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[Transaction]:
+    def _transaction(self, begin: str) -> Iterator[_Connection]:
+        """A transaction that whoever uses it ends; rolled back by an exception."""
         with self._turn, self._errors():
             connection = self._begun(begin)
             try:
-                yield _Transaction(connection)
+                yield connection
             except BaseException:
                 self._roll_back(connection)
                 raise
-            self._commit(connection)
 
     def _begun(self, begin: str) -> _Connection:
         """A connection with a transaction on it."""
-        if self._connection is not None:
+        known = self._connection
+        if known is not None and known.info.transaction_status is _Status.IDLE:
             try:
-                self._connection.execute(begin)
+                known.execute(begin)
             except psycopg.Error as error:
                 if not _is_lost(error):
                     raise
                 # Lost since it was last used, when the server was restarted, say. Nothing was
                 # asked of it yet, so another one will do.
-                self.close()
             else:
-                return self._connection
+                return known
+        self.close()
         self._connection = self._connect()
         self._connection.execute(begin)
         return self._connection
 
     def _roll_back(self, connection: _Connection) -> None:
         """End a transaction that failed; the server does it where we cannot ask it to."""
-        if connection.info.transaction_status not in (_Status.INTRANS, _Status.INERROR):
-            self.close()
-            return
-        try:
-            connection.execute("ROLLBACK")
-        except psycopg.Error:
+        status = connection.info.transaction_status
+        if status in (_Status.INTRANS, _Status.INERROR):
+            try:
+                connection.execute("ROLLBACK")
+            except psycopg.Error:
+                self.close()
+        elif status is not _Status.IDLE:
             self.close()
 
     def _commit(self, connection: _Connection) -> None:
@@ -175,14 +181,10 @@ class PostgresqlDatabase(Database):
         except psycopg.Error as error:
             if not _is_lost(error):
                 raise
-            self.close()
             raise PoolOutcomeUnknown(
                 f"{self._name} was lost while it committed a change, which may be done or not: "
                 f"{error}"
             ) from error
-        except BaseException:
-            self.close()
-            raise
         finally:
             connection.remove_notice_handler(heed)
         if said != "COMMIT":
