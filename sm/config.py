@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping
 from configparser import ConfigParser
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sm.cowutil.registry import FORMATS
@@ -26,6 +26,7 @@ SYSTEM_CONFIG = Path("/etc/sm/sm.conf")
 XAPI_SOCKET = Path("/var/lib/xcp/xapi")
 XAPI_INVENTORY = Path("/etc/xensource-inventory")
 TAPDISK_CONTROL = Path("/run/blktap-control")
+URL_SCHEMES = ("postgresql", "postgres")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,9 @@ class Credentials:
 class Settings:
     """What the rest of the program needs to know about its surroundings.
 
-    `pool_kind` is `embedded` or `xapi`. `preferred_formats` is the default order for new disks.
+    `pool_kind` is `embedded` or `xapi`. `pool_database` is the path of an SQLite file, or the URL
+    of a PostgreSQL database, which may hold a password. `preferred_formats` is the default order
+    for new disks.
     `lock_seconds` bounds every wait for a lock. `log_target` is `file`, `syslog` or `stderr`.
     `datapath` is `tapdisk`, `own`, or `auto` for tapdisk where its program `tapdisk` is found;
     `tapdisk_control` is the folder of its sockets, `tapdisk_merges_into_parent` whether it is known
@@ -55,7 +58,7 @@ class Settings:
 
     root: Path
     pool_kind: str
-    pool_database: Path
+    pool_database: Path | str = field(repr=False)
     xapi_socket: Path
     xapi_inventory: Path
     host_uuid: str
@@ -113,7 +116,7 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
     return Settings(
         root=root,
         pool_kind=kind,
-        pool_database=Path(options.get("pool_database", str(root / "pool.db"))),
+        pool_database=_place(options.get("pool_database", str(root / "pool.db"))),
         xapi_socket=xapi_socket,
         xapi_inventory=inventory,
         host_uuid=options.get("host_uuid") or _host_uuid(root / "host_uuid", kind, inventory),
@@ -139,6 +142,18 @@ def _one_of(options: Mapping[str, str], name: str, *values: str) -> str:
     if value not in values:
         raise InvalidArgument(f"sm.conf: {name} is one of {', '.join(values)}, not {value!r}")
     return value
+
+
+def _place(value: str) -> Path | str:
+    """Where the pool database is: a path, unless it is a URL."""
+    scheme, separator, _ = value.partition("://")
+    if not separator:
+        return Path(value)
+    if scheme in URL_SCHEMES:
+        return value
+    raise InvalidArgument(
+        f"sm.conf: pool_database is a path or a URL postgresql://..., not one with {scheme!r}"
+    )
 
 
 def _credentials(options: Mapping[str, str], root: Path) -> Credentials | None:

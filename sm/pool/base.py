@@ -1,8 +1,8 @@
 """The pool database as drivers, VDI code, activation and the collector see it.
 
-Two implementations: `sm.pool.embedded`, a local file, and `sm.pool.xapi`, a real XAPI. All that is
-kept about disks is derived from the images and can be rebuilt by a scan; marks in sm-config (host
-keys, claims) are the exception, and for them `add_to_...` is the one atomic test-and-set.
+Two implementations: `sm.pool.embedded`, a database of ours, and `sm.pool.xapi`, a real XAPI. All
+that is kept about disks is derived from the images and can be rebuilt by a scan; marks in sm-config
+(host keys, claims) are the exception, and for them `add_to_...` is the one atomic test-and-set.
 
 Every method raises `RecordMissing` for a record that is not there, and otherwise `PoolError`. Each
 write is durable when the method returns, and takes effect as a whole or not at all unless its

@@ -6,9 +6,15 @@ from sm.errors import PoolError
 
 
 class PoolUnreachable(PoolError):
-    """The pool database cannot be opened, or refuses the session."""
+    """The pool database cannot be opened, refuses the session, or was lost."""
 
     name = "APISession"
+
+
+class PoolOutcomeUnknown(PoolUnreachable):
+    """The pool database was lost while it ended a write: that is done as a whole, or not at all."""
+
+    name = "APIProtocolError"
 
 
 class PoolHostUnknown(PoolError):

@@ -18,8 +18,8 @@ class PoolSettings(Protocol):
         """Which database: `embedded` or `xapi`."""
 
     @property
-    def pool_database(self) -> Path:
-        """The file of the embedded database."""
+    def pool_database(self) -> Path | str:
+        """The file of the embedded database (SQLite), or its URL (PostgreSQL)."""
 
     @property
     def host_uuid(self) -> str:

@@ -1,4 +1,4 @@
-"""What the processes of the tests do: `python -m tests.pool.children WORK DATABASE ...`."""
+"""What the processes of the tests do: `python -m tests.pool.children WORK PLACE ...`."""
 
 import sys
 import time
@@ -36,12 +36,22 @@ def introduce(pool: EmbeddedPool, sr: str, prefix: str, count: str) -> None:
         print(uuid, flush=True)
 
 
-def register(pool: EmbeddedPool, me: str, rounds: str, start: str) -> None:
+def register(pool: EmbeddedPool, me: str, start: str, *places: str) -> None:
     """Be among the first users of one new database after the other; print our host's reference."""
-    for number in range(int(rounds)):
+    for number, place in enumerate(places):
         wait(Path(f"{start}-{number}"))
-        with EmbeddedPool(pool_path().with_name(f"{number}.db"), me, "another") as made:
+        with EmbeddedPool(place_of(place), me, "another") as made:
             print(made.this_host().ref, flush=True)
+
+
+def publish(pool: EmbeddedPool, sr: str, me: str, rounds: str) -> None:
+    """For each line that comes in, publish a key of ours, then look for those of others."""
+    pool.sr(sr)
+    print("ready", flush=True)
+    for number in range(int(rounds)):
+        sys.stdin.readline()
+        pool.add_to_sr_sm_config(sr, f"{number}-{me}", "x")
+        print(*(key for key in pool.sr(sr).sm_config if key.startswith(f"{number}-")), flush=True)
 
 
 def wait(gate: Path) -> None:
@@ -63,8 +73,9 @@ def read(pool: EmbeddedPool, sr: str, vdi: str) -> None:
     pool.update_vdi(vdi, managed=record.managed, virtual_size=record.virtual_size)
 
 
-def pool_path() -> Path:
-    return Path(sys.argv[2])
+def place_of(word: str) -> Path | str:
+    """The path or URL that a word of the command line means."""
+    return word if "://" in word else Path(word)
 
 
 if __name__ == "__main__":
@@ -72,7 +83,8 @@ if __name__ == "__main__":
         "race": race,
         "introduce": introduce,
         "register": register,
+        "publish": publish,
         "read": read,
     }
-    with EmbeddedPool(pool_path(), HOST_UUID, "here") as opened:
+    with EmbeddedPool(place_of(sys.argv[2]), HOST_UUID, "here") as opened:
         work[sys.argv[1]](opened, *sys.argv[3:])

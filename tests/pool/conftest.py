@@ -1,4 +1,4 @@
-"""Pools of both kinds, each with an SR, as a test meets them."""
+"""Pools of all kinds, each with an SR, as a test meets them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,13 +9,18 @@ import pytest
 from sm.pool.base import Pool
 from sm.pool.embedded import EmbeddedPool
 from sm.pool.xapi import XapiPool
+from tests.pool.postgresql_server import PostgresqlServer
 from tests.pool.xapi_server import XapiServer
 
 
 @dataclass(frozen=True)
 class PoolSite:
-    """A pool with one SR, `sr_ref`, plugged on this host; `again` opens the pool once more."""
+    """A pool with one SR, `sr_ref`, plugged on this host; `again` opens the pool once more.
 
+    `place` is the path or the URL of its database, or the socket of its service.
+    """
+
+    place: Path | str
     pool: Pool
     host_uuid: str
     sr_ref: str
@@ -34,17 +39,58 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def embedded(database: Path) -> Iterator[PoolSite]:
+    yield from embedded_site(database)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    with PostgresqlServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(postgresql_server: PostgresqlServer) -> Iterator[PostgresqlServer]:
+    """The PostgreSQL server, for a test that may end it, or start it with other options."""
+    yield postgresql_server
+    if postgresql_server.options or not postgresql_server.running:
+        postgresql_server.restart()
+
+
+@pytest.fixture
+def postgresql_database(server: PostgresqlServer) -> str:
+    """The name of an empty database. It is not dropped: that takes longer than all else."""
+    return server.create_database()
+
+
+@pytest.fixture
+def postgresql_url(server: PostgresqlServer, postgresql_database: str) -> str:
+    return server.url(postgresql_database)
+
+
+@pytest.fixture
+def postgresql(postgresql_url: str) -> Iterator[PoolSite]:
+    yield from embedded_site(postgresql_url)
+
+
+@pytest.fixture(params=["embedded", "postgresql"])
+def kept(request: pytest.FixtureRequest) -> PoolSite:
+    """A pool in a database of ours."""
+    found: PoolSite = request.getfixturevalue(request.param)
+    return found
+
+
+def embedded_site(place: Path | str) -> Iterator[PoolSite]:
     pools: list[EmbeddedPool] = []
 
     def again() -> EmbeddedPool:
-        pools.append(EmbeddedPool(database, HOST_UUID, "here"))
+        pools.append(EmbeddedPool(place, HOST_UUID, "here"))
         return pools[-1]
 
     pool = again()
     sr_ref = pool.introduce_sr(uuid=SR_UUID, sr_type="file", name_label="disks")
     pbd = pool.create_pbd(sr_ref, pool.this_host().ref, {"location": "/srv/pool0"})
     pool.set_pbd_attached(pbd, True)
-    yield PoolSite(pool, HOST_UUID, sr_ref, SR_UUID, again)
+    yield PoolSite(place, pool, HOST_UUID, sr_ref, SR_UUID, again)
     for opened in pools:
         opened.close()
 
@@ -68,13 +114,13 @@ def xapi(xapi_server: XapiServer, tmp_path: Path) -> Iterator[PoolSite]:
         pools.append(XapiPool(xapi_server.path, inventory))
         return pools[-1]
 
-    yield PoolSite(again(), HOST_UUID, sr_ref, SR_UUID, again)
+    yield PoolSite(xapi_server.path, again(), HOST_UUID, sr_ref, SR_UUID, again)
     for opened in pools:
         opened.close()
     assert not xapi_server.sessions
 
 
-@pytest.fixture(params=["embedded", "xapi"])
+@pytest.fixture(params=["embedded", "postgresql", "xapi"])
 def site(request: pytest.FixtureRequest) -> PoolSite:
     found: PoolSite = request.getfixturevalue(request.param)
     return found

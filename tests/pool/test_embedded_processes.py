@@ -7,41 +7,74 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from sm.pool.base import NewVdi
 from sm.pool.embedded import EmbeddedPool
 from tests.pool.children import KEYS
 from tests.pool.conftest import PoolSite
+from tests.pool.postgresql_server import PostgresqlServer
 
 HERE = Path(__file__).resolve().parents[2]
 CHILD_SECONDS = 30
 """After which a forked process that hangs is ended."""
+DIES_OPEN = """
+import os, signal, sqlite3, sys
+import psycopg
+place = sys.argv[1]
+if "://" in place:
+    connection = psycopg.connect(place, options="-c search_path=sm")
+else:
+    connection = sqlite3.connect(place)
+assert connection.execute("DELETE FROM sr").rowcount == 1
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 VDI_UUID = "8a3f5a5e-3e0c-4c0e-8f2d-000000000001"
 
 
-def command(work: str, database: Path, *arguments: object) -> list[str]:
-    words = [sys.executable, "-m", "tests.pool.children", work, database, *arguments]
+def command(work: str, place: Path | str, *arguments: object) -> list[str]:
+    words = [sys.executable, "-m", "tests.pool.children", work, place, *arguments]
     return [str(word) for word in words]
 
 
-def start(work: str, database: Path, *arguments: object) -> subprocess.Popen[str]:
-    argv = command(work, database, *arguments)
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=HERE)
+def start(
+    work: str, place: Path | str, *arguments: object, **streams: int
+) -> subprocess.Popen[str]:
+    argv = command(work, place, *arguments)
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=HERE, **streams)
 
 
-def check(database: Path, acknowledged: list[str]) -> set[str]:
-    """The UUIDs of all VDIs, each whole, by SQLite's own checks and without our code."""
-    with sqlite3.connect(database) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-        rows = connection.execute(
-            "SELECT vdi.uuid, count(key), sum(length(value)) FROM vdi"
-            " LEFT JOIN vdi_sm_config ON owner = ref GROUP BY ref"
-        ).fetchall()
-    connection.close()
+def rest_of(process: subprocess.Popen[str]) -> str:
+    """All that is left of a process's output, once it has ended.
+
+    `communicate` would pass over what was read ahead together with an earlier line.
+    """
+    assert process.stdout is not None
+    with process.stdout as output:
+        rest = output.read()
+    process.wait(60)
+    return rest
+
+
+def check(place: Path | str, acknowledged: list[str]) -> set[str]:
+    """The UUIDs of all VDIs, each whole, by the database's own checks and without our code."""
+    query = (
+        "SELECT uuid, count(key), sum(length(value)) FROM vdi"
+        " LEFT JOIN vdi_sm_config ON owner = ref GROUP BY ref, uuid"
+    )
+    rows: list[tuple[str, int, int]]
+    if isinstance(place, Path):
+        with closing(sqlite3.connect(place)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+            rows = connection.execute(query).fetchall()
+    else:
+        with psycopg.connect(place, options="-c search_path=sm") as reader:
+            rows = reader.execute(query.encode()).fetchall()
     whole = (len(KEYS), sum(map(len, KEYS.values())))
     assert [row[0] for row in rows if row[1:] != whole] == []
     found = {row[0] for row in rows}
@@ -49,12 +82,10 @@ def check(database: Path, acknowledged: list[str]) -> set[str]:
     return found
 
 
-def test_of_eight_processes_one_gets_each_key(
-    embedded: PoolSite, database: Path, tmp_path: Path
-) -> None:
-    vdi = embedded.pool.introduce_vdi(NewVdi(VDI_UUID, embedded.sr_ref, 1))
+def test_of_eight_processes_one_gets_each_key(kept: PoolSite, tmp_path: Path) -> None:
+    vdi = kept.pool.introduce_vdi(NewVdi(VDI_UUID, kept.sr_ref, 1))
     rounds, gate = 50, tmp_path / "gate"
-    racers = [start("race", database, vdi, me, rounds, gate) for me in range(8)]
+    racers = [start("race", kept.place, vdi, me, rounds, gate) for me in range(8)]
     for racer in racers:
         assert racer.stdout is not None
         assert racer.stdout.readline() == "ready\n"
@@ -67,24 +98,52 @@ def test_of_eight_processes_one_gets_each_key(
             assert f"host_{line}" not in won
             won[f"host_{line}"] = str(me)
     assert len(won) == rounds
-    assert embedded.pool.vdi(vdi).sm_config == won
+    assert kept.pool.vdi(vdi).sm_config == won
 
 
-def test_eight_processes_make_one_database(tmp_path: Path) -> None:
-    rounds, gate = 10, tmp_path / "gate"
+def test_who_publishes_and_then_looks_is_seen_or_sees(kept: PoolSite) -> None:
+    """What claims and host keys rest on: of two hosts, one at least sees the other's key."""
+    rounds = 200
+    hosts = [
+        start("publish", kept.place, kept.sr_ref, me, rounds, stdin=subprocess.PIPE) for me in "ab"
+    ]
+    outputs = [host.stdout for host in hosts if host.stdout is not None]
+    assert [output.readline() for output in outputs] == ["ready\n"] * 2
+    for number in range(rounds):
+        for host in hosts:
+            assert host.stdin is not None
+            host.stdin.write("go\n")
+            host.stdin.flush()
+        seen = [set(output.readline().split()) for output in outputs]
+        both = {f"{number}-a", f"{number}-b"}
+        assert both in seen
+        assert all(f"{number}-{me}" in found for me, found in zip("ab", seen, strict=True))
+    assert [(host.communicate(timeout=60), host.returncode)[1] for host in hosts] == [0] * 2
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_eight_processes_make_one_database(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    places: list[Path | str] = [tmp_path / f"{number}.db" for number in range(5)]
+    if kind == "postgresql":
+        server: PostgresqlServer = request.getfixturevalue("server")
+        places = [server.url(server.create_database()) for _ in places]
+    gate = tmp_path / "gate"
     makers = [
-        start("register", tmp_path / "unused.db", f"host-{me % 4}", rounds, gate) for me in range(8)
+        start("register", tmp_path / "unused.db", f"host-{me % 4}", gate, *places)
+        for me in range(8)
     ]
     outputs = [maker.stdout for maker in makers if maker.stdout is not None]
-    for number in range(rounds):
+    for number, place in enumerate(places):
         assert [output.readline() for output in outputs] == ["ready\n"] * 8
         gate.with_name(f"gate-{number}").touch()
         refs = [output.readline().strip() for output in outputs]
         assert refs[:4] == refs[4:]
         assert len(set(refs)) == 4
-        with EmbeddedPool(tmp_path / f"{number}.db", "host-0", "here") as pool:
+        with EmbeddedPool(place, "host-0", "here") as pool:
             assert {host.ref for host in pool.hosts()} == set(refs)
-        check(tmp_path / f"{number}.db", [])
+        check(place, [])
     assert [(maker.communicate(timeout=60), maker.returncode)[1] for maker in makers] == [0] * 8
 
 
@@ -116,63 +175,57 @@ def test_killed_at_every_write(embedded: PoolSite, database: Path) -> None:
     assert f"at-{number}-0" in acknowledged
 
 
-def test_killed_at_any_time(embedded: PoolSite, database: Path) -> None:
+def test_killed_at_any_time(kept: PoolSite) -> None:
     acknowledged: list[str] = []
     for number in range(8):
-        writer = start("introduce", database, embedded.sr_ref, f"run-{number}", 1_000_000)
+        writer = start("introduce", kept.place, kept.sr_ref, f"run-{number}", 1_000_000)
         assert writer.stdout is not None
         first = writer.stdout.readline().strip()
         time.sleep(0.01 * number)
         writer.kill()
-        rest, _ = writer.communicate(timeout=60)
+        rest = rest_of(writer)
         # A line may have been cut by the kill.
         complete = rest[: rest.rfind("\n") + 1].split()
         acknowledged += [first, *complete]
-        embedded.pool.add_to_sr_sm_config(embedded.sr_ref, f"after-{number}", "x")
-        check(database, acknowledged)
-    assert len(embedded.pool.sr(embedded.sr_ref).sm_config) == 8
+        kept.pool.add_to_sr_sm_config(kept.sr_ref, f"after-{number}", "x")
+        check(kept.place, acknowledged)
+    assert len(kept.pool.sr(kept.sr_ref).sm_config) == 8
 
 
-def test_a_transaction_that_dies_open_leaves_nothing(embedded: PoolSite, database: Path) -> None:
-    script = (
-        "import os, signal, sqlite3, sys\n"
-        "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "c.execute('BEGIN IMMEDIATE')\n"
-        "c.execute('DELETE FROM sr')\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    argv = [sys.executable, "-c", script, str(database)]
+def test_a_transaction_that_dies_open_leaves_nothing(kept: PoolSite) -> None:
+    # Neither program commits by itself.
+    argv = [sys.executable, "-c", DIES_OPEN, str(kept.place)]
     ended = subprocess.run(argv, check=False, timeout=60)
     assert ended.returncode == -signal.SIGKILL
-    embedded.pool.add_to_sr_sm_config(embedded.sr_ref, "a", "b")
-    assert embedded.pool.sr(embedded.sr_ref).sm_config == {"a": "b"}
-    check(database, [])
+    kept.pool.add_to_sr_sm_config(kept.sr_ref, "a", "b")
+    assert kept.pool.sr(kept.sr_ref).sm_config == {"a": "b"}
+    check(kept.place, [])
 
 
-def test_both_sides_of_a_fork_go_on(embedded: PoolSite, database: Path) -> None:
-    sr = embedded.sr_ref
-    embedded.pool.add_to_sr_sm_config(sr, "before", "x")
+def test_both_sides_of_a_fork_go_on(kept: PoolSite) -> None:
+    sr = kept.sr_ref
+    kept.pool.add_to_sr_sm_config(sr, "before", "x")
     child = os.fork()
     if child == 0:
         signal.alarm(CHILD_SECONDS)
         code = 1
         try:
             for number in range(20):
-                embedded.pool.add_to_sr_sm_config(sr, f"child-{number}", "x")
-            embedded.pool.close()
+                kept.pool.add_to_sr_sm_config(sr, f"child-{number}", "x")
+            kept.pool.close()
             code = 0
         finally:
             os._exit(code)
     for number in range(20):
-        embedded.pool.add_to_sr_sm_config(sr, f"parent-{number}", "x")
+        kept.pool.add_to_sr_sm_config(sr, f"parent-{number}", "x")
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     wanted = {f"{who}-{number}" for who in ("child", "parent") for number in range(20)}
-    assert set(embedded.pool.sr(sr).sm_config) == {"before"} | wanted
-    check(database, [])
+    assert set(kept.pool.sr(sr).sm_config) == {"before"} | wanted
+    check(kept.place, [])
 
 
-def test_a_fork_beside_a_busy_thread(embedded: PoolSite) -> None:
+def test_a_fork_beside_a_busy_thread(kept: PoolSite) -> None:
     stop = threading.Event()
     failures: list[BaseException] = []
 
@@ -180,7 +233,7 @@ def test_a_fork_beside_a_busy_thread(embedded: PoolSite) -> None:
         number = 0
         while not stop.is_set():
             try:
-                embedded.pool.add_to_sr_other_config(embedded.sr_ref, str(number), "x")
+                kept.pool.add_to_sr_other_config(kept.sr_ref, str(number), "x")
             except BaseException as error:  # noqa: BLE001 - reported below
                 failures.append(error)
                 return
@@ -196,7 +249,7 @@ def test_a_fork_beside_a_busy_thread(embedded: PoolSite) -> None:
                 signal.alarm(CHILD_SECONDS)
                 code = 1
                 try:
-                    embedded.pool.add_to_sr_sm_config(embedded.sr_ref, f"child-{number}", "x")
+                    kept.pool.add_to_sr_sm_config(kept.sr_ref, f"child-{number}", "x")
                     code = 0
                 finally:
                     os._exit(code)
@@ -205,4 +258,4 @@ def test_a_fork_beside_a_busy_thread(embedded: PoolSite) -> None:
         stop.set()
         worker.join()
     assert failures == []
-    assert len(embedded.pool.sr(embedded.sr_ref).sm_config) == 20
+    assert len(kept.pool.sr(kept.sr_ref).sm_config) == 20

@@ -17,13 +17,13 @@ from tests.pool.conftest import HOST_UUID, PoolSite
 from tests.pool.xapi_server import XapiServer
 
 MANY = 10_000
-HEAVY = ("XenAPI", "numpy", "pydantic", "rich", "xmlrpc")
+HEAVY = ("XenAPI", "numpy", "psycopg", "pydantic", "rich", "xmlrpc")
 
 
 @dataclass(frozen=True)
 class Settings:
     pool_kind: str
-    pool_database: Path
+    pool_database: Path | str
     xapi_socket: Path
     xapi_inventory: Path
     host_uuid: str = HOST_UUID
@@ -40,9 +40,16 @@ def test_the_embedded_pool_is_ours_to_keep(settings: Settings) -> None:
     with open_pool(settings, None) as pool:
         assert isinstance(pool, EmbeddedPool)
         assert isinstance(pool, PoolAdmin)
+        assert isinstance(settings.pool_database, Path)
         assert not settings.pool_database.exists()
         assert pool.this_host().uuid == HOST_UUID
         assert settings.pool_database.exists()
+
+
+def test_a_url_names_a_postgresql_database(postgresql: PoolSite, tmp_path: Path) -> None:
+    with open_pool(Settings("embedded", postgresql.place, tmp_path, tmp_path), None) as pool:
+        assert isinstance(pool, EmbeddedPool)
+        assert pool.srs() == postgresql.pool.srs()
 
 
 @pytest.mark.parametrize("given", [True, False])

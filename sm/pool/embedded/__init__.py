@@ -1,4 +1,4 @@
-"""The pool database as one SQLite file, for hosts without XAPI."""
+"""The pool database in SQLite or PostgreSQL, for hosts without XAPI."""
 
 from sm.pool.embedded.pool import EmbeddedPool
 

@@ -1,70 +1,94 @@
-"""The SQLite file: opening it, its transactions, and what its errors mean.
+"""What the embedded pool asks of a database, whichever program keeps it.
 
-Safe with many processes: readers never wait, writers take turns. A write is one immediate
-transaction, synced before it returns, so a crash leaves it done or not begun; whoever is killed in
-the middle loses the lock with its life. The file must lie on a local file system, because the
-write-ahead log is shared through memory.
+Statements are written in the SQL that all of them understand, with `?` where a value goes; what
+differs is in `schema` and in the database itself. Its errors come out as ours.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sqlite3
-import stat
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from sm.errors import PoolError
-from sm.pool.embedded.schema import APPLICATION_ID, LATEST, MIGRATIONS
-from sm.pool.errors import PoolBusy, PoolUnreachable, UnstorableText
 
-BUSY_SECONDS = 30.0
-"""Longest wait for other writers; each holds the database for milliseconds."""
-
-UPGRADE_POLL_SECONDS = 0.01
+Value = str | int | float
 
 
-class Database:
-    """One file, opened at first use; made, or brought up to date, when it needs to be.
+class Row(Protocol):
+    """A row that was found, by names of columns; `dict(row)` has them all."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+    def keys(self) -> Iterable[str]:
+        """The names of the columns."""
+
+
+class Result(Protocol):
+    """What a statement found or did."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows a statement changed."""
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Transaction(Protocol):
+    """A transaction that is open."""
+
+    def execute(self, statement: str, values: Sequence[Value] = (), /) -> Result:
+        """Carry out a statement with `values` for its marks."""
+
+
+class RuleBroken(PoolError):
+    """A write ran into a rule of the tables; nothing of its transaction is done."""
+
+
+class NotUnique(RuleBroken):
+    """There is a row with this key, or with a value that must be the only one."""
+
+
+class OwnerMissing(RuleBroken):
+    """The row that a new one belongs to is not there."""
+
+
+class Database(ABC):
+    """A database, connected to at first use; its tables made, or brought up to date, if need be.
 
     A process has one connection, on which its threads take turns. It is closed before a fork,
-    because SQLite's knowledge of its own locks must not be inherited; both sides open anew.
+    because what belongs to a connection must not be inherited; both sides connect anew.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self._turn = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
         os.register_at_fork(
             before=_weakly(self._before_fork),
             after_in_parent=_weakly(self._turn_release),
             after_in_child=_weakly(self._turn_release),
         )
 
+    @abstractmethod
     def close(self) -> None:
         """Close the connection, if there is one."""
-        with self._turn:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
 
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[Transaction]:
         """All queries inside see the same moment. Never waits for a writer, never writes."""
-        with self._transaction("BEGIN") as connection:
-            yield connection
 
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is committed at the end, or rolled back by an exception."""
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            yield connection
+    @abstractmethod
+    def writing(self) -> AbstractContextManager[Transaction]:
+        """A transaction that is committed at the end, or rolled back by an exception.
+
+        Raises `RuleBroken` for what the tables do not allow.
+        """
 
     def _before_fork(self) -> None:
         self._turn.acquire()
@@ -73,117 +97,10 @@ class Database:
     def _turn_release(self) -> None:
         self._turn.release()
 
-    @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self._turn, self._errors():
-            if self._connection is None:
-                self._connection = self._connect()
-            connection = self._connection
-            connection.execute(begin)
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                # Some errors, a full disk for one, have rolled back already.
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
 
-    def _connect(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # For its owner alone: device-config can hold passwords. Made without opening it, because
-        # closing a file drops all locks that this process has on it, SQLite's own as well.
-        with suppress(FileExistsError):
-            os.mknod(self.path, stat.S_IFREG | 0o600)
-        connection = sqlite3.connect(
-            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA synchronous = FULL")
-            if self._version(connection) != LATEST:
-                self._upgrade(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _version(self, connection: sqlite3.Connection) -> int:
-        """The version of the tables; 0 of an empty file."""
-        application, tables = connection.execute(
-            "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
-        ).fetchone()
-        if tables == 0:
-            return 0
-        if application != APPLICATION_ID:
-            raise PoolUnreachable(
-                f"{self.path} is an SQLite file of another program; set pool_database"
-            )
-        version = int(connection.execute("SELECT max(version) FROM migration").fetchone()[0])
-        if version > LATEST:
-            raise PoolUnreachable(
-                f"{self.path} has version {version}, this program knows {LATEST}; upgrade sm"
-            )
-        return version
-
-    def _upgrade(self, connection: sqlite3.Connection) -> None:
-        """Bring the tables up to date, each step in one transaction; a later run continues."""
-        with self._upgrading():
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode != "wal":
-                raise PoolUnreachable(f"{self.path} must lie on a local file system")
-            for number in range(self._version(connection) + 1, LATEST + 1):
-                connection.execute("BEGIN IMMEDIATE")
-                for statement in MIGRATIONS[number - 1]:
-                    connection.execute(statement)
-                now = datetime.now(UTC).isoformat(timespec="seconds")
-                connection.execute("INSERT INTO migration VALUES (?, ?)", (number, now))
-                connection.execute("COMMIT")
-
-    @contextmanager
-    def _upgrading(self) -> Iterator[None]:
-        """One process at a time, by a lock file: the WAL mode cannot be set in a transaction."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        with self.path.with_name(f"{self.path.name}.upgrade").open("w") as guard:
-            while True:
-                try:
-                    fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise PoolBusy(f"{self.path} is being upgraded") from error
-                    time.sleep(UPGRADE_POLL_SECONDS)
-            yield
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except UnicodeEncodeError as error:
-            raise UnstorableText(f"{error.object!r} cannot be stored") from error
-        except OSError as error:
-            raise PoolUnreachable(f"{self.path}: {error.strerror}") from error
-        except sqlite3.IntegrityError:
-            raise  # the caller knows which rule of its own it ran into
-        except sqlite3.Error as error:
-            raise self._meaning(error) from error
-
-    def _meaning(self, error: sqlite3.Error) -> PoolError:
-        # Extended codes keep the primary one in their lowest byte; errors of the Python module
-        # itself have none.
-        primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        said = f"{self.path}: {error}"
-        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return PoolBusy(f"{said}; other processes kept it for {BUSY_SECONDS:.0f} s")
-        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return PoolUnreachable(
-                f"{said}; it is damaged: move it away, introduce the SRs again and scan them, "
-                "which rebuilds the records of all disks from their images"
-            )
-        if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            return PoolUnreachable(said)
-        return PoolError(said)
+def fields_of(row: Row) -> dict[str, Any]:
+    """All columns of a row."""
+    return {name: row[name] for name in row.keys()}  # noqa: SIM118 - rows of SQLite iterate values
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:

@@ -1,8 +1,7 @@
-"""`EmbeddedPool`: the records in a local SQLite file, shared by all processes of its hosts."""
+"""`EmbeddedPool`: the records in a database of ours, shared by all processes of its hosts."""
 
 from __future__ import annotations
 
-import sqlite3
 import uuid as uuids
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sm.config import Credentials
-from sm.errors import DuplicateKey, HostUnreachable, PoolError, RecordMissing, SrInUse
+from sm.errors import DuplicateKey, HostUnreachable, RecordMissing, SrInUse
 from sm.pool.base import FieldValue, PoolAdmin
 from sm.pool.embedded import rows
-from sm.pool.embedded.database import Database
-from sm.pool.embedded.rows import Value
+from sm.pool.embedded.choose import database_at
+from sm.pool.embedded.database import NotUnique, OwnerMissing, Transaction, Value
 from sm.pool.errors import RecordExists
 from sm.pool.records import (
     ConfigMap,
@@ -31,23 +30,28 @@ from sm.pool.times import canonical_time
 
 
 class EmbeddedPool(PoolAdmin):
-    """The pool in the file `path`, as seen by one host, which is registered if it is not known.
+    """The pool in a database, as seen by one host, which is registered if it is not known.
 
-    Several hosts, each with its own UUID, may share a file when they share the machine. Once the
-    file is up to date and the host registered, reading takes no write lock. `credentials` are for
-    calls to other hosts over TLS.
+    `place` is the path of an SQLite file, or the URL of a PostgreSQL database. Several hosts, each
+    with its own UUID, may share a file when they share the machine, and a URL wherever they are.
+    Once the tables are up to date and the host registered, reading takes no write lock.
+    `credentials` are for calls to other hosts over TLS.
     """
 
     def __init__(
-        self, path: Path, host_uuid: str, host_name: str, credentials: Credentials | None = None
+        self,
+        place: Path | str,
+        host_uuid: str,
+        host_name: str,
+        credentials: Credentials | None = None,
     ) -> None:
-        self._database = Database(path)
+        self._database = database_at(place)
         self._host_uuid = host_uuid
         self._host_name = host_name
         self._credentials = credentials
 
     def close(self) -> None:
-        """Close the file; used again, it is opened anew."""
+        """Close the database; used again, it is opened anew."""
         self._database.close()
 
     # Hosts
@@ -56,8 +60,8 @@ class EmbeddedPool(PoolAdmin):
         """The host with our UUID; registers it when it is new."""
         found = self._all("host", "uuid", self._host_uuid)
         if not found:
-            with self._database.writing() as connection:
-                connection.execute(
+            with self._database.writing() as transaction:
+                transaction.execute(
                     "INSERT INTO host (ref, uuid, name_label) VALUES (?, ?, ?)"
                     " ON CONFLICT (uuid) DO NOTHING",
                     (_new_ref(), self._host_uuid, self._host_name),
@@ -73,8 +77,8 @@ class EmbeddedPool(PoolAdmin):
     def add_host(self, uuid: str, name_label: str) -> str:
         """Add a host."""
         ref = _new_ref()
-        with self._adding(f"host {uuid}") as connection:
-            rows.insert(connection, "host", {"ref": ref, "uuid": uuid, "name_label": name_label})
+        with self._adding(f"host {uuid}") as transaction:
+            rows.insert(transaction, "host", {"ref": ref, "uuid": uuid, "name_label": name_label})
         return ref
 
     def set_host_address(self, ref: str, address: str) -> None:
@@ -84,17 +88,17 @@ class EmbeddedPool(PoolAdmin):
 
     def remove_host(self, ref: str) -> None:
         """Remove a host and its PBDs, in one transaction."""
-        with self._database.writing() as connection:
-            rows.require(connection, "host", ref)
+        with self._database.writing() as transaction:
+            rows.require(transaction, "host", ref)
             for table, condition in (
-                ("pbd", "host = ? AND currently_attached"),
+                ("pbd", "host = ? AND currently_attached = 1"),
                 ("sr", "master = ?"),
             ):
                 query = f"SELECT uuid FROM {table} WHERE {condition}"
-                if (found := connection.execute(query, (ref,)).fetchone()) is not None:
-                    raise SrInUse(f"host {ref} is still named by {table.upper()} {found[0]}")
-            connection.execute("DELETE FROM pbd WHERE host = ?", (ref,))
-            rows.delete(connection, "host", ref)
+                if (found := transaction.execute(query, (ref,)).fetchone()) is not None:
+                    raise SrInUse(f"host {ref} is still named by {table.upper()} {found['uuid']}")
+            transaction.execute("DELETE FROM pbd WHERE host = ?", (ref,))
+            rows.delete(transaction, "host", ref)
 
     def call_host(self, ref: str, function: str, arguments: Mapping[str, str]) -> str:
         """Ask its `sm-hostd`, which refuses when it is another host's."""
@@ -164,9 +168,9 @@ class EmbeddedPool(PoolAdmin):
             "shared": shared,
             "master": self.this_host().ref if shared else "",
         }
-        with self._adding(f"SR {uuid}") as connection:
-            rows.insert(connection, "sr", fields)
-            rows.insert_map(connection, "sr_sm_config", ref, sm_config or {})
+        with self._adding(f"SR {uuid}") as transaction:
+            rows.insert(transaction, "sr", fields)
+            rows.insert_map(transaction, "sr_sm_config", ref, sm_config or {})
         return ref
 
     def rename_sr(self, ref: str, *, name_label: str, name_description: str) -> None:
@@ -181,9 +185,9 @@ class EmbeddedPool(PoolAdmin):
         """Say how a host reaches an SR."""
         ref = _new_ref()
         fields = {"ref": ref, "uuid": str(uuids.uuid4()), "host": host_ref, "sr": sr_ref}
-        with self._adding(f"PBD of SR {sr_ref} and host {host_ref}") as connection:
-            rows.insert(connection, "pbd", fields)
-            rows.insert_map(connection, "pbd_device_config", ref, device_config)
+        with self._adding(f"PBD of SR {sr_ref} and host {host_ref}") as transaction:
+            rows.insert(transaction, "pbd", fields)
+            rows.insert_map(transaction, "pbd_device_config", ref, device_config)
         return ref
 
     def set_pbd_attached(self, ref: str, attached: bool) -> None:
@@ -192,10 +196,10 @@ class EmbeddedPool(PoolAdmin):
 
     def delete_pbd(self, ref: str) -> None:
         """Remove a PBD that is not attached."""
-        with self._database.writing() as connection:
-            query = "DELETE FROM pbd WHERE ref = ? AND NOT currently_attached"
-            if connection.execute(query, (ref,)).rowcount == 0:
-                rows.require(connection, "pbd", ref)
+        with self._database.writing() as transaction:
+            query = "DELETE FROM pbd WHERE ref = ? AND currently_attached = 0"
+            if transaction.execute(query, (ref,)).rowcount == 0:
+                rows.require(transaction, "pbd", ref)
                 raise SrInUse(f"PBD {ref} is attached; detach the SR first")
 
     # VDIs
@@ -219,10 +223,10 @@ class EmbeddedPool(PoolAdmin):
         maps = {name: fields.pop(name) for name in ("sm_config", "other_config", "xenstore_data")}
         fields["location"] = new.location or new.uuid
         fields["snapshot_time"] = canonical_time(new.snapshot_time)
-        with self._adding(f"VDI {new.uuid} in SR {new.sr}") as connection:
-            rows.insert(connection, "vdi", {"ref": ref, **fields})
+        with self._adding(f"VDI {new.uuid} in SR {new.sr}") as transaction:
+            rows.insert(transaction, "vdi", {"ref": ref, **fields})
             for name, entries in maps.items():
-                rows.insert_map(connection, f"vdi_{name}", ref, entries)
+                rows.insert_map(transaction, f"vdi_{name}", ref, entries)
         return ref
 
     def forget_vdi(self, ref: str) -> None:
@@ -235,8 +239,8 @@ class EmbeddedPool(PoolAdmin):
         """Add a task about an SR."""
         ref = _new_ref()
         fields = {"ref": ref, "uuid": str(uuids.uuid4()), "name_label": name, "sr": sr_ref}
-        with self._adding(f"task {name!r} of SR {sr_ref}") as connection:
-            rows.insert(connection, "task", fields)
+        with self._adding(f"task {name!r} of SR {sr_ref}") as transaction:
+            rows.insert(transaction, "task", fields)
         return ref
 
     def tasks(self, sr_ref: str) -> list[TaskRecord]:
@@ -254,8 +258,8 @@ class EmbeddedPool(PoolAdmin):
 
     def destroy_task(self, ref: str) -> None:
         """Remove the record of a task, if there is one."""
-        with self._database.writing() as connection:
-            connection.execute("DELETE FROM task WHERE ref = ?", (ref,))
+        with self._database.writing() as transaction:
+            transaction.execute("DELETE FROM task WHERE ref = ?", (ref,))
 
     # Primitives
 
@@ -264,17 +268,17 @@ class EmbeddedPool(PoolAdmin):
         owner, name = config_map.value
         table = owner.lower()
         try:
-            with self._database.writing() as connection:
-                rows.insert_map(connection, f"{table}_{name}", ref, {key: value})
-        except sqlite3.IntegrityError as error:
-            if _is_foreign_key(error):
-                raise rows.missing(table, ref) from error
+            with self._database.writing() as transaction:
+                rows.insert_map(transaction, f"{table}_{name}", ref, {key: value})
+        except OwnerMissing as error:
+            raise rows.missing(table, ref) from error
+        except NotUnique as error:
             raise DuplicateKey(f"{owner} {ref} has {key!r} in {name} already") from error
 
     def _remove(self, config_map: ConfigMap, ref: str, key: str) -> None:
         owner, name = config_map.value
-        with self._database.writing() as connection:
-            rows.remove_key(connection, owner.lower(), name, ref, key)
+        with self._database.writing() as transaction:
+            rows.remove_key(transaction, owner.lower(), name, ref, key)
 
     def _set_vdi_fields(self, ref: str, changes: Mapping[str, FieldValue]) -> None:
         """All in one transaction."""
@@ -289,33 +293,27 @@ class EmbeddedPool(PoolAdmin):
         return found[0]
 
     def _all(self, table: str, column: str | None = None, value: str = "") -> list[dict[str, Any]]:
-        with self._database.reading() as connection:
-            return rows.select(connection, table, column, value)
+        with self._database.reading() as transaction:
+            return rows.select(transaction, table, column, value)
 
     def _update(self, table: str, ref: str, fields: Mapping[str, Value]) -> None:
-        with self._database.writing() as connection:
-            rows.update(connection, table, ref, fields)
+        with self._database.writing() as transaction:
+            rows.update(transaction, table, ref, fields)
 
     def _delete(self, table: str, ref: str) -> None:
-        with self._database.writing() as connection:
-            rows.delete(connection, table, ref)
+        with self._database.writing() as transaction:
+            rows.delete(transaction, table, ref)
 
     @contextmanager
-    def _adding(self, what: str) -> Iterator[sqlite3.Connection]:
+    def _adding(self, what: str) -> Iterator[Transaction]:
         try:
-            with self._database.writing() as connection:
-                yield connection
-        except sqlite3.IntegrityError as error:
-            if _is_foreign_key(error):
-                raise RecordMissing(f"what the new {what} belongs to is not there") from error
-            if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE":
-                raise RecordExists(f"{what} is there already") from error
-            raise PoolError(f"{what}: {error}") from error
+            with self._database.writing() as transaction:
+                yield transaction
+        except OwnerMissing as error:
+            raise RecordMissing(f"what the new {what} belongs to is not there") from error
+        except NotUnique as error:
+            raise RecordExists(f"{what} is there already") from error
 
 
 def _new_ref() -> str:
     return f"OpaqueRef:{uuids.uuid4()}"
-
-
-def _is_foreign_key(error: sqlite3.IntegrityError) -> bool:
-    return error.sqlite_errorname == "SQLITE_CONSTRAINT_FOREIGNKEY"

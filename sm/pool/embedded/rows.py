@@ -5,15 +5,13 @@ Names of tables and columns that become part of a statement are always our own, 
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from sm.errors import RecordMissing
+from sm.pool.embedded.database import Transaction, Value, fields_of
 from sm.pool.records import VDI_FIELDS
-
-Value = str | int | float
 
 _BOOLEANS: Mapping[str, tuple[str, ...]] = {
     "host": ("enabled",),
@@ -33,7 +31,7 @@ _MAPS: Mapping[str, tuple[str, ...]] = {
 
 
 def select(
-    connection: sqlite3.Connection, table: str, column: str | None = None, value: str = ""
+    transaction: Transaction, table: str, column: str | None = None, value: str = ""
 ) -> list[dict[str, Any]]:
     """The fields of all records, or of those whose `column` is `value`, ordered by UUID.
 
@@ -47,12 +45,12 @@ def select(
         owned: dict[str, dict[str, str]] = defaultdict(dict)
         maps[name] = owned
         query = f"SELECT owner, key, value FROM {table}_{name}{owners}"  # noqa: S608
-        for owner, key, text in connection.execute(query, values):
-            owned[owner][key] = text
+        for row in transaction.execute(query, values):
+            owned[row["owner"]][row["key"]] = row["value"]
     query = f"SELECT * FROM {table}{where} ORDER BY uuid"  # noqa: S608
     found = []
-    for row in connection.execute(query, values):
-        fields = dict(zip(row.keys(), row, strict=True))
+    for row in transaction.execute(query, values):
+        fields = fields_of(row)
         for name in _BOOLEANS.get(table, ()):
             fields[name] = bool(fields[name])
         for name, owned in maps.items():
@@ -61,49 +59,50 @@ def select(
     return found
 
 
-def insert(connection: sqlite3.Connection, table: str, fields: Mapping[str, Value]) -> None:
+def insert(transaction: Transaction, table: str, fields: Mapping[str, Value]) -> None:
     """Add a record."""
     names, marks = ", ".join(fields), ", ".join("?" * len(fields))
     query = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608
-    connection.execute(query, tuple(fields.values()))
+    transaction.execute(query, tuple(fields.values()))
 
 
 def insert_map(
-    connection: sqlite3.Connection, table: str, owner: str, entries: Mapping[str, str]
+    transaction: Transaction, table: str, owner: str, entries: Mapping[str, str]
 ) -> None:
     """Add entries to a map."""
-    query = f"INSERT INTO {table} (owner, key, value) VALUES (?, ?, ?)"  # noqa: S608
-    connection.executemany(query, [(owner, key, value) for key, value in entries.items()])
+    if not entries:
+        return
+    marks = ", ".join(["(?, ?, ?)"] * len(entries))
+    query = f"INSERT INTO {table} (owner, key, value) VALUES {marks}"  # noqa: S608
+    transaction.execute(query, [text for entry in entries.items() for text in (owner, *entry)])
 
 
-def remove_key(connection: sqlite3.Connection, table: str, name: str, ref: str, key: str) -> None:
+def remove_key(transaction: Transaction, table: str, name: str, ref: str, key: str) -> None:
     """Remove an entry of a map, if it is there; `RecordMissing` without the record."""
     query = f"DELETE FROM {table}_{name} WHERE owner = ? AND key = ?"  # noqa: S608
-    if connection.execute(query, (ref, key)).rowcount == 0:
-        require(connection, table, ref)
+    if transaction.execute(query, (ref, key)).rowcount == 0:
+        require(transaction, table, ref)
 
 
-def update(
-    connection: sqlite3.Connection, table: str, ref: str, fields: Mapping[str, Value]
-) -> None:
+def update(transaction: Transaction, table: str, ref: str, fields: Mapping[str, Value]) -> None:
     """Set fields of a record; raises `RecordMissing`."""
     names = ", ".join(f"{name} = ?" for name in fields)
     query = f"UPDATE {table} SET {names} WHERE ref = ?"  # noqa: S608
-    if connection.execute(query, (*fields.values(), ref)).rowcount == 0:
+    if transaction.execute(query, (*fields.values(), ref)).rowcount == 0:
         raise missing(table, ref)
 
 
-def delete(connection: sqlite3.Connection, table: str, ref: str) -> None:
+def delete(transaction: Transaction, table: str, ref: str) -> None:
     """Remove a record and what belongs to it; raises `RecordMissing`."""
     query = f"DELETE FROM {table} WHERE ref = ?"  # noqa: S608
-    if connection.execute(query, (ref,)).rowcount == 0:
+    if transaction.execute(query, (ref,)).rowcount == 0:
         raise missing(table, ref)
 
 
-def require(connection: sqlite3.Connection, table: str, ref: str) -> None:
+def require(transaction: Transaction, table: str, ref: str) -> None:
     """Raise `RecordMissing` unless the record is there."""
     query = f"SELECT 1 FROM {table} WHERE ref = ?"  # noqa: S608
-    if connection.execute(query, (ref,)).fetchone() is None:
+    if transaction.execute(query, (ref,)).fetchone() is None:
         raise missing(table, ref)
 
 

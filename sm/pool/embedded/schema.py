@@ -2,14 +2,18 @@
 
 References and UUIDs are text. A map is a table of (owner, key, value) whose primary key makes
 adding a key atomic. A field of a record is a column of the same name.
+
+Steps are written for SQLite, and `for_postgresql` translates them, so that what is to be the same
+in both is said once.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 APPLICATION_ID = 0x534D504C
-"""Marks the SQLite file as ours: "SMPL"."""
+"""Marks the SQLite file as ours: "SMPL". In PostgreSQL, the number of the lock of upgrades."""
 
 
 def _map_table(name: str, owner: str) -> str:
@@ -102,3 +106,21 @@ MIGRATIONS: Sequence[Sequence[str]] = (
 """For each version, from 1 on, the statements that lead to it. Released ones never change."""
 
 LATEST = len(MIGRATIONS)
+
+_POSTGRESQL_WORDS: Sequence[tuple[str, str]] = (
+    (r"\)\s*STRICT(, WITHOUT ROWID)?$", ")"),
+    (r"\bINTEGER\b", "BIGINT"),
+    (r"\bREAL\b", "DOUBLE PRECISION"),
+    # Compared byte by byte, as in SQLite. The rules of a locale change with the server's C library,
+    # and an index on keys that was sorted by other rules may let the same key in twice.
+    (r"\bTEXT\b", 'TEXT COLLATE "C"'),
+)
+
+
+def for_postgresql(statement: str) -> Sequence[str]:
+    """A statement of `MIGRATIONS` as PostgreSQL has it; none where only SQLite needs it."""
+    if statement.startswith("PRAGMA "):
+        return ()
+    for pattern, replacement in _POSTGRESQL_WORDS:
+        statement = re.sub(pattern, replacement, statement)
+    return (statement,)

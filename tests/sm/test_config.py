@@ -1,0 +1,37 @@
+"""Settings: where the pool database is."""
+
+from pathlib import Path
+
+import pytest
+
+from sm.config import Settings, load
+from sm.errors import InvalidArgument
+
+URL = "postgresql://sm:secret@db.example:5433/sm_pool?sslmode=verify-full&x=%2F"
+
+
+def settings(root: Path, line: str) -> Settings:
+    (root / "sm.conf").write_text(f"[sm]\npool = embedded\n{line}\n")
+    return load(root, {})
+
+
+def test_the_pool_database_is_a_file_in_the_root_by_default(tmp_path: Path) -> None:
+    assert settings(tmp_path, "").pool_database == tmp_path / "pool.db"
+
+
+@pytest.mark.parametrize("url", [URL, "postgres://db/pool", "postgresql:///pool?host=a,b"])
+def test_a_url_is_kept_as_it_is(tmp_path: Path, url: str) -> None:
+    found = settings(tmp_path, f"pool_database = {url}")
+    assert found.pool_database == url
+    assert "secret" not in repr(found)
+
+
+def test_another_path_is_a_path(tmp_path: Path) -> None:
+    found = settings(tmp_path, "pool_database = /srv/pool:1/postgresql.db").pool_database
+    assert found == Path("/srv/pool:1/postgresql.db")
+
+
+def test_a_url_of_another_database_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="mysql") as raised:
+        settings(tmp_path, "pool_database = mysql://sm:secret@db/pool")
+    assert "secret" not in str(raised.value)
