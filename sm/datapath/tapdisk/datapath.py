@@ -11,7 +11,9 @@ from urllib.parse import quote
 from sm import process
 from sm.cowutil.base import CowUtil, ImageRef
 from sm.cowutil.errors import ImageError
-from sm.cowutil.raw import SECTOR
+from sm.cowutil.qcow2.util import Qcow2Util
+from sm.cowutil.raw import SECTOR, RawFormat
+from sm.cowutil.vhd.util import VhdUtil
 from sm.cowutil.registry import Formats
 from sm.datapath.base import (
     CommittingDatapath,
@@ -46,7 +48,7 @@ class TapdiskDatapath(CommittingDatapath):
     """
 
     name = "tapdisk"
-    formats: ClassVar[frozenset[str]] = frozenset({"vhd", "qcow2", "raw"})
+    formats: ClassVar[frozenset[str]] = frozenset({VhdUtil.name, Qcow2Util.name, RawFormat.name})
     commits_runs = False
 
     def __init__(
