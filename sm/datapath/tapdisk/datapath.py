@@ -13,8 +13,8 @@ from sm.cowutil.base import CowUtil, ImageRef
 from sm.cowutil.errors import ImageError
 from sm.cowutil.qcow2.util import Qcow2Util
 from sm.cowutil.raw import SECTOR, RawFormat
-from sm.cowutil.vhd.util import VhdUtil
 from sm.cowutil.registry import Formats
+from sm.cowutil.vhd.util import VhdUtil
 from sm.datapath.base import (
     CommittingDatapath,
     DatapathFailed,
