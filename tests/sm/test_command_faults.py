@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.sm.test_command_crash import COMMANDS, SM, disk_with_history, settle
+from tests.sm.test_command_crash import COMMANDS, disk_with_history, settle
 from tests.support import guest, invariants
+from tests.support.killing import SM
 from tests.support.site import Site
 
 CALLS = {
