@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sm.cowutil.errors import ImageUnsupported
 from sm.cowutil.extents import Bits, Extents, Int64s
+from sm.cowutil.parallel import Part, each
 from sm.cowutil.qcow2 import layout
 from sm.cowutil.qcow2.header import Header
 from sm.cowutil.qcow2.steps import Words
@@ -30,6 +31,9 @@ MAX_BITS = 1 << 32
 
 Bools = npt.NDArray[np.bool_]
 
+ALL: Bools = np.ones(0, dtype=np.bool_)
+"""Stands for an array of any length with nothing false in it."""
+
 
 def held_extents(tables: Tables, header: Header) -> Extents:
     """Everything that the image holds; errors as for the map."""
@@ -40,11 +44,18 @@ def held_extents(tables: Tables, header: Header) -> Extents:
 
 def held_size(tables: Tables, header: Header) -> int:
     """How many bytes that is, with little memory."""
+    return sum(each(lambda part: _held_size(tables, header, part), tables.parts()))
+
+
+def _held_size(tables: Tables, header: Header, part: Part) -> int:
     total = 0
-    for batch, read in tables.batches():
+    for batch, read in tables.batches(part):
         held = _plain(tables, header, batch, read)
         if held is None:
             total += int(tables.entrywise(batch, read).length.sum())
+            continue
+        if held is ALL:
+            total += read.size * header.cluster_size
             continue
         total += int(np.count_nonzero(held)) * header.cluster_size
         cut = header.size % header.cluster_size
@@ -65,11 +76,18 @@ def held_bitmap(tables: Tables, header: Header) -> Bits:
     if clusters > MAX_BITS:
         raise ImageUnsupported(tables.path, f"{clusters} clusters", "use its extents")
     packed = np.zeros((len(tables.offsets), header.table_entries // 8), dtype=np.uint8)
-    for batch, read in tables.batches():
-        held = _plain(tables, header, batch, read)
-        if held is None:
-            held = _touched(tables, header, batch, read)
-        packed[batch] = np.packbits(held).reshape(len(batch), -1)
+
+    def pack(part: Part) -> None:
+        for batch, read in tables.batches(part):
+            held = _plain(tables, header, batch, read)
+            if held is ALL:
+                packed[batch] = 0xFF
+                continue
+            if held is None:
+                held = _touched(tables, header, batch, read)
+            packed[batch] = np.packbits(held).reshape(len(batch), -1)
+
+    each(pack, tables.parts())
     return packed.reshape(-1)[: -(-clusters // 8)]
 
 
@@ -78,7 +96,7 @@ def _clusters(header: Header) -> int:
 
 
 def _plain(tables: Tables, header: Header, batch: Int64s, read: Words) -> Bools | None:
-    """One boolean for each entry of some tables, or None.
+    """One boolean for each entry of some tables, or `ALL` where all are true, or None.
 
     None where entries need a closer look: with compressed clusters, with subclusters, and where
     something has to be refused.
@@ -98,12 +116,12 @@ def _plain(tables: Tables, header: Header, batch: Int64s, read: Words) -> Bools 
     beyond = union & layout.OFFSET_MASK >= tables.file_size
     if beyond and int((read.astype(np.uint64) & OFFSET).max()) >= tables.file_size:
         return None
-    held: Bools
-    if bool((words[::SAMPLE] > FLAGS_BYTE).all()) and int(words.min()) > FLAGS_BYTE:
-        held = np.ones(len(words), dtype=np.bool_)
-    else:
-        held = words > FLAGS_BYTE
-    if batch[-1] == len(tables.offsets) - 1:
+    last = batch[-1] == len(tables.offsets) - 1
+    full = bool((words[::SAMPLE] > FLAGS_BYTE).all()) and int(words.min()) > FLAGS_BYTE
+    if full and not last:
+        return ALL
+    held: Bools = words > FLAGS_BYTE
+    if last:
         count = _clusters(header) - int(batch[-1]) * header.table_entries
         held[(len(batch) - 1) * header.table_entries + count :] = False
     return held

@@ -10,17 +10,18 @@ import numpy.typing as npt
 
 from sm.cowutil.errors import ImageCorrupt
 from sm.cowutil.extents import Int64s
+from sm.cowutil.parallel import each, parts
 from sm.cowutil.qcow2.header import Header
 from sm.cowutil.qcow2.pieces import Stored, twin
 from sm.cowutil.qcow2.source import Source
-from sm.cowutil.qcow2.tables import TableBuffer
+from sm.cowutil.qcow2.tables import SMALLEST_PART, TableBuffer
 
 Counts = npt.NDArray[np.unsignedinteger[Any]]
 """Refcounts in the narrowest native type that holds their width."""
 
 Octets = npt.NDArray[np.uint8]
 
-BATCH_ENTRIES = 1 << 18
+BATCH_ENTRIES = 1 << 19
 """Refcounts decoded at once, so that the memory stays small whatever the width."""
 
 TABLE_OFFSET_MASK = ~np.uint64(0x1FF)
@@ -55,7 +56,7 @@ class Refcounts:
 
         What is at or beyond cluster number `clusters` is left out.
         """
-        for first, stored in self._stored(clusters):
+        for first, stored in self._stored(self._numbers(clusters), clusters):
             yield first, stored.view(stored.dtype.newbyteorder(">")).astype(stored.dtype)
 
     def in_use(self) -> tuple[int, int]:
@@ -70,20 +71,33 @@ class Refcounts:
             problem = f"names the block of another entry, at {self.offsets[again]}"
             raise ImageCorrupt(self._source.path, "refcount table entry", where, problem)
         size = self._header.cluster_size
+        clusters = -(-self._source.size // size)
+        numbers = self._numbers(clusters)
+        found = each(
+            lambda part: self._used_of(numbers[slice(*part)], clusters),
+            parts(len(numbers), max(1, SMALLEST_PART // size)),
+        )
+        return sum(total for total, _ in found) * size, max(end for _, end in found) * size
+
+    def _used_of(self, numbers: Int64s, clusters: int) -> tuple[int, int]:
+        """How many clusters some blocks count as used, and the number behind the last of them."""
         total = end = 0
-        for first, stored in self._stored(-(-self._source.size // size)):
+        for first, stored in self._stored(numbers, clusters):
             used = int(np.count_nonzero(stored))
             total += used
             if used == len(stored):
                 end = first + used
             elif used:
                 end = first + int(np.flatnonzero(stored)[-1]) + 1
-        return total * size, end * size
+        return total, end
 
-    def _stored(self, clusters: int) -> Iterator[tuple[int, Counts]]:
-        """As `windows`, but in the byte order of the file, and valid until the next step only."""
+    def _numbers(self, clusters: int) -> Int64s:
+        """The numbers of the blocks that exist, and begin below cluster number `clusters`."""
         numbers = np.flatnonzero(self._used)
-        numbers = numbers[numbers * self.per_block < clusters]
+        return numbers[numbers * self.per_block < clusters]
+
+    def _stored(self, numbers: Int64s, clusters: int) -> Iterator[tuple[int, Counts]]:
+        """As `windows`, but in the byte order of the file, and valid until the next step only."""
         read = self._parts if self.per_block >= BATCH_ENTRIES else self._blocks
         for first, raw in read(numbers, clusters):
             yield first, unpack(raw, self._header.refcount_order)[: clusters - first]

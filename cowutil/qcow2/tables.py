@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sm.cowutil.extents import ExtentMap, Int64s
+from sm.cowutil.parallel import Part, each, parts
 from sm.cowutil.qcow2.header import Header
 from sm.cowutil.qcow2.level_one import read_table_offsets
 from sm.cowutil.qcow2.pieces import PIECE
@@ -16,8 +17,12 @@ from sm.cowutil.qcow2.runs import Classifier, concatenate, empty_map
 from sm.cowutil.qcow2.source import Source
 from sm.cowutil.qcow2.steps import StepFinder, Words
 
-BATCH_BYTES = 512 << 10
-"""L2 tables handled at once, at least one: with all that is computed of them they fit the cache."""
+BATCH_BYTES = 1 << 20
+"""L2 tables handled at once, at least one. With what is computed of them they fit the cache, and
+they are enough work for two threads not to wait for each other."""
+
+SMALLEST_PART = 8 << 20
+"""Bytes of tables that are worth a thread."""
 
 AHEAD = 256
 """How many tables the kernel is told of in advance: halves the time of a scan from cold disks."""
@@ -48,17 +53,22 @@ class Tables:
         """Bytes of the file or volume."""
         return self._source.size
 
-    def batches(self) -> Iterator[tuple[Int64s, Words]]:
+    def parts(self) -> list[Part]:
+        """Ranges of L1 indices that are worth a thread each."""
+        return parts(len(self.offsets), max(1, SMALLEST_PART // self._header.cluster_size))
+
+    def batches(self, part: Part) -> Iterator[tuple[Int64s, Words]]:
         """Give (L1 indices, L2 tables as big-endian words), ascending, as many as fit the cache.
 
-        The tables, shape (tables, words), are valid until the next batch.
+        `part` is a range of L1 indices. The tables, shape (tables, words), are valid until the next
+        batch.
         """
         step = max(1, BATCH_BYTES // self._header.cluster_size)
         if self._header.extended:
             step = max(1, step // 4)  # each entry may become 32 runs
         buffer = TableBuffer(self._source, self._header.cluster_size, step)
-        for start in range(0, len(self.offsets), PIECE):
-            used = np.flatnonzero(self.offsets[start : start + PIECE])
+        for start in range(*part, PIECE):
+            used = np.flatnonzero(self.offsets[start : min(start + PIECE, part[1])])
             used += start
             for first in range(0, len(used), step):
                 if first % AHEAD < step:
@@ -66,16 +76,17 @@ class Tables:
                 batch = used[first : first + step]
                 yield batch, buffer.read(self.offsets[batch])
 
-    def map_parts(self) -> Iterator[ExtentMap]:
-        """The map of the whole image, some tables at a time, ascending."""
+    def map_parts(self, part: Part | None = None) -> Iterator[ExtentMap]:
+        """The map of the whole image, or of a part, some tables at a time, ascending."""
         finder = StepFinder(self._header.cluster_size)
-        for batch, tables in self.batches():
+        for batch, tables in self.batches(part or (0, len(self.offsets))):
             found = None if self._header.extended else self._stepwise(batch, tables, finder)
             yield self.entrywise(batch, tables) if found is None else found
 
     def map(self) -> ExtentMap:
         """Everything that the image holds."""
-        return concatenate(list(self.map_parts()))
+        found = each(lambda part: list(self.map_parts(part)), self.parts())
+        return concatenate([some for part in found for some in part])
 
     def map_range(self, start: int, end: int) -> tuple[ExtentMap, Words]:
         """What the image holds of the guest bytes from `start` to `end` of one L2 table's span.

@@ -161,6 +161,8 @@ def test_no_other_file_is_opened_and_none_written(laid: Laid) -> None:
     lines = text[slice(*marks)].splitlines()[1:-1]
     opened = set()
     for line in lines:
+        if " resumed>" in line or "+++ exited with 0 +++" in line:  # of threads; see their calls
+            continue
         found = OPENING.search(line)
         if found and not found[1].startswith("/proc/self/"):
             opened.add(found[1])
@@ -172,6 +174,7 @@ def test_no_other_file_is_opened_and_none_written(laid: Laid) -> None:
             call = line.split("(")[0].split()[-1]
             harmless = ("openat", "stat", "newfstatat", "lstat", "readlink", "access", "statx")
             private = call == "mmap" and ("MAP_ANONYMOUS" in line or "PROT_READ," in line)
-            assert call in harmless or private, line
+            thread = call == "clone3" and "CLONE_THREAD" in line
+            assert call in harmless or private or thread, line
     assert opened == set(laid.cases)
     assert all(os.access(path, os.R_OK) for path in opened)
