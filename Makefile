@@ -18,7 +18,7 @@ demo: setup
 	@$(BIN)/python tests/demo/run.py
 
 test: setup
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
