@@ -223,7 +223,11 @@ def _mark(repository: Repository, record: VdiRecord) -> None:
     try:
         repository.pool.add_to_vdi_sm_config(record.ref, keys.ACTIVATING, owner)
     except DuplicateKey as error:
-        raise Busy(f"{record.uuid} is being activated by another process") from error
+        present = repository.vdi(record.uuid).sm_config.get(keys.ACTIVATING)
+        holder = Owner.parse(present) if present else "another process"
+        raise Busy(
+            f"{record.uuid} is being activated by {holder}; if that host is off, see 'sm vdi reset'"
+        ) from error
 
 
 def _clear_mark(repository: Repository, record: VdiRecord) -> None:

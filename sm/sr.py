@@ -16,6 +16,7 @@ from sm import keys, snapshot
 from sm.attachment import Attachment, Attachments
 from sm.config import Settings
 from sm.errors import SmError, SrInUse, SrNotEmpty
+from sm.owner import Owner
 from sm.pool.base import NewVdi, Pool
 from sm.publish import apply_update
 from sm.records import BASE_COPY_NAME, reconcile, sm_config_of
@@ -74,7 +75,7 @@ def attach(
     """
     if driver.attachments.find(sr_uuid) is None:
         driver.attachments.save(driver.attach(sr_uuid, device_config))
-        _clear_host_keys(pool, sr_uuid)
+        _clear_marks(pool, sr_uuid, driver.settings.host_uuid)
     if not master:
         return
     repository = Repository.open(sr_uuid, driver.settings, pool)
@@ -85,11 +86,14 @@ def attach(
         scan_sr(repository)
 
 
-def _clear_host_keys(pool: Pool, sr_uuid: str) -> None:
+def _clear_marks(pool: Pool, sr_uuid: str, host_uuid: str) -> None:
     key = keys.host_key(pool.this_host().ref)
     for record in pool.vdis(pool.sr_by_uuid(sr_uuid).ref):
         if key in record.sm_config:
             pool.remove_from_vdi_sm_config(record.ref, key)
+        mark = record.sm_config.get(keys.ACTIVATING)
+        if mark is not None and Owner.parse(mark).ended(host_uuid):
+            pool.remove_from_vdi_sm_config(record.ref, keys.ACTIVATING)
 
 
 def detach(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
