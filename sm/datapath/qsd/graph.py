@@ -5,7 +5,7 @@ Each image is two nodes, `f<number>` for the file and `n<number>` for the format
 
 The file nodes of parents are opened for writing and only their format nodes are read-only: a file
 node that must be reopened for a merge is opened again by its name, which may mean another file by
-then (qemu-storage-daemon 7.2).
+then (qemu-storage-daemon 7.2). Of a disk that is only read nothing is opened for writing.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def image_nodes(
 ) -> list[tuple[Options, Options]]:
     """The file and the format node of each image, in the order in which they can be made.
 
-    With `parents`, none of them is a leaf.
+    `read_only`: of the disk. With `parents`, none of them is a leaf.
     """
     found: list[tuple[Options, Options]] = []
     for index in reversed(range(len(nodes))):
@@ -108,7 +108,7 @@ def image_nodes(
         device = node.image.path.is_block_device()
         found.append(
             (
-                file_options(node, read_only=leaf and read_only, device=device),
+                file_options(node, read_only=read_only, device=device),
                 format_options(node, below, read_only=not leaf or read_only),
             )
         )

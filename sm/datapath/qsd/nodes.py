@@ -54,7 +54,7 @@ def add(
 ) -> list[Node]:
     """Open images that nothing refers to yet, uppermost first; none stays open after a refusal.
 
-    With `parents`, none of them is a leaf.
+    `read_only`: of the disk. With `parents`, none of them is a leaf.
     """
     nodes = number(chain, _free_number(qmp))
     before = set(files(qmp))
@@ -122,7 +122,7 @@ def relink(qmp: Qmp, leaf: Node, chain: Sequence[ImageRef], *, read_only: bool) 
     An open node of a changed image has stale tables, and a stale header, which it would write back.
     """
     top, parents = Node(leaf.number, chain[0]), chain[1:]
-    fresh = add(qmp, parents, read_only=True, parents=True)
+    fresh = add(qmp, parents, read_only=read_only, parents=True)
     options = format_options(top, fresh[0] if fresh else None, read_only=read_only)
     qmp.call("blockdev-reopen", {"options": [options]})
     if fresh and not read_only:
