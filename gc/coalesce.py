@@ -42,7 +42,7 @@ def coalesce(
     try:
         serving = [] if cow.merged_beside else users.served(repository, work.users)
     except BaseException:
-        merge.abandon(repository, work.entry)
+        merge.release(repository, work.entry)  # nothing is copied yet, so nothing is to be mended
         raise
     if serving:
         entry = online.commit(repository, work, serving, progress)
@@ -63,9 +63,10 @@ def finish(repository: Repository, entry: Entry) -> Done:
     with repository.locked(OPERATION):
         above = users.above(repository, repository.scan().forest, into)
         _relink(repository, merged, into, {user.vdi for user in above if user.writable})
+        forest = repository.scan().forest
     served = set()
     for user in above:
-        chain = repository.look(OPERATION).forest.chain(user.vdi)
+        chain = forest.chain(user.vdi)
         repository.journal.observe(f"coalesce: refresh {user.vdi}")
         if users.refresh(repository, user, [node for node in chain if node.uuid not in merged]):
             served.add(user.vdi)

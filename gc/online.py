@@ -44,7 +44,7 @@ def commit(
     """
     (user, *others) = serving
     if others or not user.writable:
-        merge.abandon(repository, work.entry)
+        merge.release(repository, work.entry)
         raise Overtaken("the images are open in more than one datapath, or only to be read")
     entry = repository.journal.advance(work.entry, STAGE, host=user.host, vdi=user.vdi)
     heard = merge.yielding(repository, work.claim, progress)
