@@ -34,6 +34,30 @@ def no_progress(done: int, total: int) -> None:
     """Ignore progress."""
 
 
+def no_step(reached: int) -> None:
+    """Take no notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How a long copy may be taken up again, and what it may give back. Bytes of the disk.
+
+    `begin`: all in front of it is in the target already, from an earlier call with the same images.
+    `reached` hears of each byte up to which everything is durable. With `give_back`, the images
+    that are copied from let go of what the target has: nobody else may have them open. `length`: so
+    many bytes are copied in one step.
+    """
+
+    begin: int = 0
+    reached: Callable[[int], None] = no_step
+    give_back: bool = False
+    length: int = 128 << 20
+
+
+AT_ONCE = Steps()
+"""From the beginning, to be repeated from there."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """One member of a chain: where it is and how to read it."""
@@ -248,8 +272,8 @@ class CowUtil(ImageFormat):
         """
 
     @abstractmethod
-    def set_parent(self, path: Path, parent: ImageRef) -> None:
-        """Name another parent, durably and in one atomic step. No guest data is moved."""
+    def set_parent(self, path: Path, parent: ImageRef | None) -> None:
+        """Name another parent, or none, durably and in one atomic step. No guest data is moved."""
 
     @abstractmethod
     def set_hidden(self, path: Path, hidden: bool) -> None:
@@ -257,14 +281,37 @@ class CowUtil(ImageFormat):
 
     @abstractmethod
     def coalesce(
-        self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
+        self,
+        chain: Sequence[ImageRef],
+        into: int,
+        progress: Progress = no_progress,
+        steps: Steps = AT_ONCE,
     ) -> int:
         """Merge `chain[:into]` (uppermost first) into `chain[into]`, durable on return.
 
         `chain` goes on down to the base. Each guest byte is written once, from the uppermost image
-        that holds it. The merged images are only read. The target grows to the size of `chain[0]`
-        first, if smaller. Stopping anywhere (kill included) leaves the disk seen through
-        `chain[0]` as it was, and the work may be repeated.
+        that holds it. The merged images are only read, unless `steps` lets them give back what was
+        copied. The target grows to the size of `chain[0]` first, if smaller. Stopping anywhere
+        (kill included) leaves the disk seen through `chain[0]` as it was, and the work may be
+        repeated.
+
+        Returns how many guest bytes were copied.
+        """
+
+    @abstractmethod
+    def pull(
+        self,
+        chain: Sequence[ImageRef],
+        count: int,
+        progress: Progress = no_progress,
+        steps: Steps = AT_ONCE,
+    ) -> int:
+        """Copy into `chain[0]` what it shows of the `count` images below it; durable on return.
+
+        `chain` goes on down to the base. Afterwards `chain[0]` reads the same without them, but
+        still names the first of them: see `set_parent`. No image below is larger than the one above
+        it. Nobody else may have `chain[0]` open for writing. Stopping anywhere (kill included)
+        leaves the disk as it was, and the work may be repeated.
 
         Returns how many guest bytes were copied.
         """

@@ -13,7 +13,7 @@ from sm import claims, snapshot, users
 from sm.cowutil.base import CowUtil, Progress, no_progress
 from sm.cowutil.errors import ImageError
 from sm.errors import HostUnreachable, SmError
-from sm.gc import coalesce, leaf, merge
+from sm.gc import coalesce, costs, leaf, pull, resume
 from sm.gc.merge import Done, Overtaken
 from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce, Plan, Situation, Waiting, plan
 from sm.gc.recovery import recover
@@ -100,15 +100,18 @@ class Collector:
     def _refresh(self) -> None:
         claims.forget_requests(self._repository)
         with self._repository.locked("sm-gc"):
-            scan_sr(self._repository)
+            resume.forget_stale(self._repository, scan_sr(self._repository).forest)
 
     def _perform(self, action: Action) -> Done:
         if isinstance(action, Delete):
             return self._delete(action)
         confirm = partial(self._confirm, action)
-        if isinstance(action, Coalesce):
-            return coalesce.coalesce(self._repository, action, confirm, self._progress)
-        return leaf.leaf_coalesce(self._repository, action, confirm, self._progress)
+        way = costs.way(self._repository, self._repository.look("plan").forest, action)
+        if isinstance(way, costs.Pull):
+            return pull.pull(self._repository, way, confirm, self._progress)
+        if isinstance(way, Coalesce):
+            return coalesce.coalesce(self._repository, way, confirm, self._progress)
+        return leaf.leaf_coalesce(self._repository, way, confirm, self._progress)
 
     def _delete(self, action: Delete) -> Done:
         """Remove garbage, if it still is: decided anew from a scan under the SR lock."""
@@ -179,14 +182,3 @@ def _failure(action: Action, error: Exception) -> Waiting:
     else:
         code = "failed"
     return Waiting(subject, code, str(error))
-
-
-def expected_bytes(repository: Repository, action: Action) -> int:
-    """How many guest bytes an action would copy, from the tables of the images."""
-    if isinstance(action, Delete):
-        return 0
-    forest = repository.look("plan").forest
-    top = action.leaf if isinstance(action, LeafCoalesce) else action.images[0]
-    chain = merge.chain_from(repository, forest, top)
-    into = len(action.images) + isinstance(action, LeafCoalesce)
-    return merge.bytes_to_copy(repository, chain, into)

@@ -1,25 +1,30 @@
-"""The part that all kinds of merge share: claim the images, copy, and prove the copy.
+"""The part that all kinds of merge share: claim the images, make room, copy, and prove the copy.
 
-Nothing here changes what any disk reads: the target is hidden and has one child, and whatever is
-copied into it is still covered by the images that it came from.
+Nothing here changes what any disk reads: what goes down is hidden by the images that it came from,
+and what goes up is what the image shows anyway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sm import claims, users
 from sm.claims import Claim
-from sm.cowutil.base import ImageRef, Progress
+from sm.cowutil.base import AT_ONCE, ImageRef, Progress, Steps
+from sm.cowutil.extents import Extents
 from sm.errors import SmError, SrNoSpace
+from sm.gc import comparison, costs, resume
 from sm.journal import Entry
 from sm.repository import Repository
 from sm.tree import Forest
 from sm.users import User
 
-SPARE_BYTES = 4 << 20
-"""Kept free beyond what a merge is expected to take, for tables and for the file system."""
+LONG_BYTES = 1 << 30
+"""A merge of more than this is done in steps: it gives back space early, and can be resumed."""
+
+SMALLEST_STEP = 8 << 20
+"""Bytes; a smaller step would cost more in syncs than it saves in space."""
 
 
 class Overtaken(Exception):
@@ -44,21 +49,32 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A merge that is journaled and claimed: all of `chain` above `chain[into]` goes into that.
+    """A merge that is journaled and claimed.
 
-    `users` are those of the disks above, as they were after the claim was published.
+    All of `chain[:into]` goes down into `chain[into]`; or, with `into` 0, what the `below` images
+    under it hold goes up. `held` is what the images that go held when the work began, `own` what
+    the target did. `users` are those of the disks above, after the claim was published.
     """
 
     entry: Entry
     claim: Claim
     chain: tuple[ImageRef, ...]
     into: int
+    below: int
+    held: Extents
+    own: Extents
     users: tuple[User, ...]
+    steps: Steps = AT_ONCE
 
     @property
     def target(self) -> ImageRef:
         """The image that is merged into."""
         return self.chain[self.into]
+
+    @property
+    def merged(self) -> tuple[ImageRef, ...]:
+        """The images that go, uppermost first."""
+        return self.chain[: self.into] if self.into else self.chain[1 : 1 + self.below]
 
 
 def chain_from(repository: Repository, forest: Forest, top: str) -> list[ImageRef]:
@@ -66,28 +82,11 @@ def chain_from(repository: Repository, forest: Forest, top: str) -> list[ImageRe
     return [repository.image(node) for node in forest.chain(top)]
 
 
-def bytes_to_copy(repository: Repository, chain: Sequence[ImageRef], into: int) -> int:
-    """How many guest bytes the images above `chain[into]` hold; each is copied once."""
-    first, *others = chain[:into]
-    held = repository.formats.get(first.format).allocated_extents(first.path)
-    for image in others:
-        held = held.union(repository.formats.get(image.format).allocated_extents(image.path))
-    return held.total
-
-
-def require_space(repository: Repository, chain: Sequence[ImageRef], into: int) -> None:
-    """Raise `SrNoSpace` unless the target can take what it does not hold yet."""
-    target = chain[into]
-    own = repository.formats.get(target.format).allocated_extents(target.path)
-    growth = 0
-    for image in chain[:into]:
-        held = repository.formats.get(image.format).allocated_extents(image.path)
-        growth += held.minus(own).total
-        own = own.union(held)
-    need = growth + growth // 512 + SPARE_BYTES
-    free = repository.store.space().free
-    if need > free:
-        raise SrNoSpace(f"merging into {target.path.name} needs {need} bytes, {free} are free")
+def held_by(repository: Repository, images: Sequence[ImageRef]) -> Extents:
+    """The guest bytes that any of some images holds itself."""
+    return costs.union(
+        [repository.formats.get(image.format).allocated_extents(image.path) for image in images]
+    )
 
 
 def start(
@@ -96,38 +95,84 @@ def start(
     top: str,
     images: Sequence[str],
     confirm: Callable[[], None],
+    *,
+    upwards: bool = False,
 ) -> Work:
     """Journal and claim a merge of `top` and those below it into the last of `images`.
 
     `images` are the rest of the chain that the work is about, uppermost first; they may begin with
-    `top`. `confirm` is called with the SR lock held before anything is done. The entry is at stage
-    `copy`.
+    `top`. With `upwards` they go into `top`. `confirm` is called with the SR lock held before
+    anything is done. The entry is at stage `copy`.
 
     Raises `SrNoSpace` before anything is done.
     """
     with repository.locked(operation):
         confirm()
         forest = repository.scan().forest
-        chain = chain_from(repository, forest, top)
-        into = [node.uuid for node in forest.chain(top)].index(images[-1])
-        require_space(repository, chain, into)
+        chain = forest.chain(top)
+        last = [node.uuid for node in chain].index(images[-1])
+        into, below = (0, last) if upwards else (last, 0)
+        refs = tuple(repository.image(node) for node in chain)
+        merged = chain[1 : last + 1] if upwards else chain[:last]
+        held = held_by(repository, [repository.image(node) for node in merged])
+        target = chain[into]
+        alone = not users.above(repository, forest, images[-1])
+        own = held_by(repository, [refs[into]])
+        growth = held.minus(own).total
+        short = _require_space(repository, refs[into], growth, alone=alone)
         entry = repository.journal.open(
             operation,
             top,
             "copy",
-            format=forest[top].format,
-            into=images[-1],
+            format=target.format,
+            into=target.uuid,
             images=list(images),
+            below=chain[last].parent,
             fingerprint=repository.store.fingerprint(top, forest[top].format),
         )
         try:
-            claim = claims.publish_merge(repository, images[-1], {top, *images})
+            claim = claims.publish_merge(repository, target.uuid, {top, *images})
+            if not short and (alone or repository.formats.cow(target.format).merged_beside):
+                repository.store.reserve(target.uuid, target.format, costs.space_for(growth))
         except BaseException:
-            repository.journal.close(entry)
+            release(repository, entry)
             raise
         # Published first, looked second: an activation that this misses will see the claim.
         above = users.above(repository, forest, images[-1])
-    return Work(entry, claim, tuple(chain), into, tuple(above))
+    steps = AT_ONCE
+    if short or held.total > LONG_BYTES:
+        prints = resume.prints(repository, [node.uuid for node in merged], target.format)
+        give_back = alone and not above and not comparison.wanted(repository)
+        steps = resume.steps(repository, target.uuid, prints, give_back=give_back)
+    if short:
+        if above:
+            release(repository, entry)
+            raise SrNoSpace(f"merging into {refs[into].path.name} is possible when nobody uses it")
+        steps = replace(steps, length=_step_length(repository.store.space().free))
+    return Work(entry, claim, refs, into, below, held, own, tuple(above), steps)
+
+
+def _require_space(repository: Repository, target: ImageRef, growth: int, *, alone: bool) -> bool:
+    """Whether there is so little space that merged images must give back theirs meanwhile.
+
+    Raises `SrNoSpace` when there is too little even so, or when that cannot be.
+    """
+    need, free = costs.space_for(growth), repository.store.space().free
+    if need <= free:
+        return False
+    if alone and not comparison.wanted(repository):
+        need = costs.space_for(min(growth, 2 * _step_length(free)))
+    if need <= free:
+        return True
+    raise SrNoSpace(
+        f"merging into {target.path.name} needs {need} bytes, {free} are free: {need - free} are"
+        " missing"
+    )
+
+
+def _step_length(free: int) -> int:
+    """How much to copy in one step when space is short, in bytes."""
+    return max(SMALLEST_STEP, min(AT_ONCE.length, free // 4))
 
 
 def copy(repository: Repository, work: Work, progress: Progress) -> int:
@@ -135,15 +180,22 @@ def copy(repository: Repository, work: Work, progress: Progress) -> int:
 
     Raises `Overtaken` when an activation asked for the images.
     """
-    image_format = repository.formats.cow(work.target.format)
+    cow = repository.formats.cow(work.target.format)
+    heard = yielding(repository, work.claim, progress)
     try:
-        copied = image_format.coalesce(
-            work.chain, work.into, yielding(repository, work.claim, progress)
-        )
-        prove(repository, work.chain, work.into)
+        if work.into:
+            copied = cow.coalesce(work.chain, work.into, heard, work.steps)
+        else:
+            copied = cow.pull(work.chain, work.below, heard, work.steps)
+        prove(repository, work.target, work.held)
+        if comparison.wanted(repository):
+            covered = Extents.of(()) if work.into else work.own
+            comparison.compare(repository, work.merged, work.target, before=covered)
+        _trim(repository, work.entry)
     except BaseException:
         abandon(repository, work.entry)
         raise
+    resume.forget(repository, work.entry.data["into"])
     return copied
 
 
@@ -158,18 +210,15 @@ def yielding(repository: Repository, claim: Claim, progress: Progress) -> Progre
     return heard
 
 
-def prove(repository: Repository, chain: Sequence[ImageRef], into: int) -> None:
-    """Raise unless the tables say that the target now holds all that was above it."""
-    target = chain[into]
-    holds = repository.formats.cow(target.format).allocated_extents(target.path)
-    for image in chain[:into]:
-        held = repository.formats.get(image.format).allocated_extents(image.path)
-        if not holds.covers(held):
-            missing = held.minus(holds).total
-            raise SmError(
-                f"{target.path.name} lacks {missing} bytes of {image.path.name} after the merge;"
-                " nothing was deleted"
-            )
+def prove(repository: Repository, target: ImageRef, held: Extents) -> None:
+    """Raise unless the tables say that the target now holds all that the merged images held."""
+    missing = held.minus(held_by(repository, [target]))
+    if len(missing):
+        first = next(iter(missing))
+        raise SmError(
+            f"{target.path.name} lacks {missing.total} bytes after the merge, the first ones at"
+            f" {first[0]}; nothing was deleted"
+        )
 
 
 def target_of(repository: Repository, entry: Entry) -> ImageRef:
@@ -186,7 +235,12 @@ def abandon(repository: Repository, entry: Entry) -> None:
     target = target_of(repository, entry)
     if target.path.exists():
         repository.formats.get(target.format).repair(target.path)
+        _trim(repository, entry)
     release(repository, entry)
+
+
+def _trim(repository: Repository, entry: Entry) -> None:
+    repository.store.trim(entry.data["into"], entry.data["format"])
 
 
 def release(repository: Repository, entry: Entry) -> None:

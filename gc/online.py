@@ -114,9 +114,9 @@ def _proved(repository: Repository, entry: Entry) -> Entry:
     run = [entry.key, *(uuid for uuid in entry.data["images"] if uuid != entry.key)]
     forest = repository.look(STAGE).forest
     chain = [repository.image(forest[uuid]) for uuid in run]
-    merge.prove(repository, chain, len(chain) - 1)
-    copied = merge.bytes_to_copy(repository, chain, len(chain) - 1)
-    return repository.journal.advance(entry, "relink", copied=copied)
+    held = merge.held_by(repository, chain[:-1])
+    merge.prove(repository, chain[-1], held)
+    return repository.journal.advance(entry, "relink", copied=held.total)
 
 
 def _name_merged_again(repository: Repository, entry: Entry, *, served: bool) -> None:

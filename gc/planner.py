@@ -46,7 +46,8 @@ class LeafCoalesce:
     into: str
 
 
-Action = Delete | Coalesce | LeafCoalesce
+Merge = Coalesce | LeafCoalesce
+Action = Delete | Merge
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from sm.cowutil.base import Layer
 from sm.cowutil.extents import Bits, ExtentMap, Extents, Kind
@@ -34,9 +37,35 @@ class Qcow2Layer(Layer):
         """Everything that this image holds, in guest order."""
         return self._tables.map()
 
+    def map_window(self, start: int, end: int) -> ExtentMap:
+        """The part of the map that touches the guest bytes from `start` to `end`.
+
+        The map is that of the first call: what is in the image then.
+        """
+        whole = self._whole
+        first = int(np.searchsorted(whole.start + whole.length, start, side="right"))
+        last = int(np.searchsorted(whole.start, end, side="left"))
+        part = slice(first, last)
+        return ExtentMap(
+            whole.start[part], whole.length[part], whole.kind[part], whole.offset[part]
+        )
+
+    @cached_property
+    def _whole(self) -> ExtentMap:
+        return self.map()
+
     def held(self) -> Extents:
         """The guest bytes of the map; cheaper than the map itself."""
         return held_extents(self._tables, self._header)
+
+    def held_between(self, start: int, end: int) -> Extents:
+        """The guest bytes held between two, from the tables that map them alone."""
+        held = Extents.of(())
+        span = self._tables.span
+        for at in range(start // span * span, end, span):
+            found, _ = self._tables.map_range(max(start, at), min(end, at + span))
+            held = held.union(found.extents())
+        return held.clip(start, end)
 
     def held_size(self) -> int:
         """How many guest bytes these are, without keeping them in memory."""

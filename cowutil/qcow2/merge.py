@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sm.cowutil.base import ImageRef, Progress, ToolRunner
+from sm.cowutil.base import AT_ONCE, ImageRef, Progress, Steps, ToolRunner
 from sm.cowutil.errors import ImageCorrupt, ImageError, ImageUnsupported
 from sm.cowutil.extents import Extents
 from sm.cowutil.qcow2 import tool
 from sm.cowutil.qcow2.header import read_header
 from sm.cowutil.qcow2.layer import Qcow2Layer
 from sm.cowutil.qcow2.source import Source
+from sm.cowutil.qcow2.stepwise import merge_down
 from sm.cowutil.raw import RawLayer, sync_file
 
 
-def merge(runner: ToolRunner, chain: Sequence[ImageRef], into: int, progress: Progress) -> int:
-    """Merge `chain[:into]` into `chain[into]` with one `qemu-img commit`; gives bytes copied.
+def merge(
+    runner: ToolRunner, chain: Sequence[ImageRef], into: int, progress: Progress, steps: Steps
+) -> int:
+    """Merge `chain[:into]` into `chain[into]`; gives bytes copied.
+
+    With one `qemu-img commit`, unless `steps` asks for more than that; see `stepwise`.
 
     States that a crash or `Cancelled` may leave: the target as it was, grown to the size of the
     uppermost image, partly merged, or wholly merged; with leaked clusters, never with worse. The
@@ -39,12 +44,15 @@ def merge(runner: ToolRunner, chain: Sequence[ImageRef], into: int, progress: Pr
         argv = tool.resize_argv(described, sizes[0])
         tool.run_tool(runner, target.path, argv, timeout=tool.CHECK_TIMEOUT)
         sync_file(target.path)
-    if len(held):
-        _commit(runner, chain, into, held.total, progress)
+    copied = held.total
+    if steps is not AT_ONCE:
+        copied = merge_down(runner, chain, into, progress, steps)
+    elif copied:
+        _commit(runner, chain, into, copied, progress)
         sync_file(target.path)
     _verify(target, held)
-    progress(held.total, held.total)
-    return held.total
+    progress(copied, copied)
+    return copied
 
 
 def merged_extents(members: Sequence[ImageRef]) -> Extents:

@@ -18,6 +18,9 @@ from sm.cowutil.errors import ImageBusy, ImageError
 
 QEMU_IMG = "qemu-img"
 
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""In front of what works for long: it must not go on, with the image locked, when we are gone."""
+
 HEADER_TIMEOUT = 60.0
 """Seconds for work on a header: milliseconds, unless the storage hangs."""
 
@@ -95,12 +98,10 @@ def create_argv(path: Path, size: int, parent: ImageRef | None) -> list[str]:
     ]
 
 
-def rebase_argv(path: Path, parent: ImageRef) -> list[str]:
-    """Write another backing name and format into the header."""
-    return [
-        *(QEMU_IMG, "rebase", "-q", "-u", "-b", parent.path.name, "-F", parent.format),
-        spelled(alone(path)),
-    ]
+def rebase_argv(path: Path, parent: ImageRef | None) -> list[str]:
+    """Write another backing name and format into the header, or take them out."""
+    backing = ["-b", parent.path.name, "-F", parent.format] if parent else ["-b", ""]
+    return [QEMU_IMG, "rebase", "-q", "-u", *backing, spelled(alone(path))]
 
 
 def resize_argv(image: Graph, size: int) -> list[str]:
@@ -116,7 +117,15 @@ def repair_argv(path: Path, what: str) -> list[str]:
 def commit_argv(chain: Sequence[ImageRef], into: int) -> list[str]:
     """Merge `chain[:into]` into `chain[into]`; `-d` leaves the merged images as they are."""
     return [
-        *(QEMU_IMG, "commit", "-p", "-d", "-b", node_name(chain[into:])),
+        *(*DIES_WITH_US, QEMU_IMG, "commit", "-p", "-d", "-b", node_name(chain[into:])),
+        spelled(graph(chain)),
+    ]
+
+
+def nbd_argv(chain: Sequence[ImageRef], address: Path) -> list[str]:
+    """Serve the first image of a chain for writing to one client, and end when that hangs up."""
+    return [
+        *(*DIES_WITH_US, "qemu-nbd", "-k", str(address)),
         spelled(graph(chain)),
     ]
 
@@ -150,4 +159,6 @@ def run_tool(
         raise ImageBusy(path, "is open in another process")
     if os.strerror(errno.ENOSPC) in said:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    raise ImageError(path, f"qemu-img {argv[1]} failed: {said[-400:]}")
+    name, first = argv[len(DIES_WITH_US) :][:2] if argv[0] == DIES_WITH_US[0] else argv[:2]
+    work = f"{name} {first}" if name == QEMU_IMG else name
+    raise ImageError(path, f"{work} failed: {said[-400:]}")

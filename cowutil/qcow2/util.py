@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sm.cowutil.base import (
+    AT_ONCE,
     CheckReport,
     CowUtil,
     ImageInfo,
@@ -17,6 +18,7 @@ from sm.cowutil.base import (
     Plain,
     Progress,
     SizeLimits,
+    Steps,
     ToolRunner,
     no_progress,
 )
@@ -135,16 +137,17 @@ class Qcow2Util(CowUtil):
         tool.run_tool(self._runner, path, argv, timeout=tool.CHECK_TIMEOUT)
         sync_file(path)
 
-    def set_parent(self, path: Path, parent: ImageRef) -> None:
+    def set_parent(self, path: Path, parent: ImageRef | None) -> None:
         """Write the parent's name and format in one header update: a crash leaves old or new.
 
         A parent larger than the image is `SizeOutOfRange`: see `resize`.
         """
         header = self._header(path)
-        self._require_parent(path, parent)
-        size = self._virtual_size(parent)
-        if size > header.size:
-            raise SizeOutOfRange(parent.path, size, 0, header.size)
+        if parent is not None:
+            self._require_parent(path, parent)
+            size = self._virtual_size(parent)
+            if size > header.size:
+                raise SizeOutOfRange(parent.path, size, 0, header.size)
         argv = tool.rebase_argv(path, parent)
         tool.run_tool(self._runner, path, argv, timeout=tool.HEADER_TIMEOUT, inspect=True)
         sync_file(path)
@@ -154,12 +157,28 @@ class Qcow2Util(CowUtil):
         write_mark(path, hidden)
 
     def coalesce(
-        self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
+        self,
+        chain: Sequence[ImageRef],
+        into: int,
+        progress: Progress = no_progress,
+        steps: Steps = AT_ONCE,
     ) -> int:
-        """Merge with one `qemu-img commit`; see `merge` for errors and what a crash may leave."""
+        """Merge with qemu-img or qemu-nbd; see `merge` for errors and what a crash may leave."""
         from sm.cowutil.qcow2.merge import merge  # noqa: PLC0415 - numpy is slow to import
 
-        return merge(self._runner, chain, into, progress)
+        return merge(self._runner, chain, into, progress, steps)
+
+    def pull(
+        self,
+        chain: Sequence[ImageRef],
+        count: int,
+        progress: Progress = no_progress,
+        steps: Steps = AT_ONCE,
+    ) -> int:
+        """Copy upwards through qemu-nbd; QCOW2 images only."""
+        from sm.cowutil.qcow2.stepwise import pull  # noqa: PLC0415 - numpy is slow to import
+
+        return pull(self._runner, chain, count, progress, steps)
 
     def check(self, path: Path) -> CheckReport:
         """Compare all refcounts with what the tables use; verdict as of `qemu-img check`."""

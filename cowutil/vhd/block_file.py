@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from sm.cowutil.errors import ImageBusy, ImageNotRecognised
+from sm.cowutil.holes import punch_hole
 
 
 class Access(Enum):
@@ -49,6 +50,9 @@ class BlockFile(Protocol):
 
     def truncate(self, size: int) -> None:
         """Set the length of a regular file."""
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give back the space of a range that is not needed any more, where that is possible."""
 
     def close(self) -> None:
         """Release the file without flushing."""
@@ -121,6 +125,11 @@ class ImageFile:
     def truncate(self, size: int) -> None:
         """Set the length of a regular file."""
         os.ftruncate(self.descriptor, size)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Make a hole in a regular file; a volume keeps its size."""
+        if self.resizable:
+            punch_hole(self.descriptor, offset, length)
 
     def close(self) -> None:
         """Release the file without flushing; nothing happens when that was done before."""

@@ -109,7 +109,8 @@ def _check_parent(file: BlockFile, headers: Headers, now: float, found: _Finding
     used = [locator for locator in header.locators if locator is not None]
     if headers.footer.kind is not Kind.DIFFERENCING:
         linked = header.parent_id != NO_PARENT_ID or header.parent_timestamp or used
-        found.wrong(bool(linked) or any(header.parent_name), "disk without parent names one")
+        named = bool(linked) or any(header.parent_name)
+        found.leak(named, "a disk without parent still has the name of one")
         return
     late = header.parent_timestamp > timestamp(now + CLOCK_SKEW)
     found.wrong(late, "parent time is in the future")

@@ -1,23 +1,20 @@
-"""Merge several images into one below them, each sector once, from the uppermost that holds it.
+"""Merging images of a chain into one of them: down into an ancestor, or up into a descendant.
 
-The work goes through the disk in windows. In each, the maps of the merged images say who owns what;
-a block of the target is put together in memory and written in one piece where it is new.
-
-The target is only added to, and everything added is hidden behind the images that are merged, so
-stopping anywhere leaves the disk above as it was.
+Data that goes down is hidden behind the images that are merged as long as these are there, and data
+that goes up is what the image shows anyway; so stopping anywhere leaves the disk as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Protocol
+from functools import partial
 
-import numpy as np
-
-from sm.cowutil.base import ImageRef, Progress
+from sm.cowutil import transfer
+from sm.cowutil.base import ImageRef, Progress, Steps
 from sm.cowutil.errors import ImageCorrupt, ImageUnsupported, SizeOutOfRange
 from sm.cowutil.extents import Extents, Int64s
+from sm.cowutil.transfer import Target, Work
 from sm.cowutil.vhd.block_file import Access, BlockFile, Opener
 from sm.cowutil.vhd.footer import Kind
 from sm.cowutil.vhd.growth import grow
@@ -26,21 +23,7 @@ from sm.cowutil.vhd.headers import load_headers
 from sm.cowutil.vhd.layer import VhdLayer
 from sm.cowutil.vhd.writer import ImageWriter
 
-PIECE = 2 << 20
-"""What is assembled and written at once: one block of almost every image."""
-
-WINDOW = 128 * PIECE
-"""What is resolved at once; at one extent for every second sector tens of MiB."""
-
-
-class Target(Protocol):
-    """Where merged data goes."""
-
-    def write(self, offset: int, data: memoryview, held: Int64s | None = None) -> None:
-        """As `ImageWriter.write`."""
-
-    def commit(self) -> None:
-        """Make everything written durable."""
+ZEROES = bytes(1 << 20)
 
 
 class RawTarget:
@@ -55,12 +38,19 @@ class RawTarget:
         for start, end in pieces:
             self._file.write(offset + start, data[start:end])
 
+    def write_zeroes(self, offset: int, length: int) -> None:
+        """Write zeroes; VHD images hold none that are not data, so this is for completeness."""
+        for at in range(0, length, len(ZEROES)):
+            self._file.write(offset + at, memoryview(ZEROES)[: length - at])
+
     def commit(self) -> None:
         """Make everything written durable."""
         self._file.flush()
 
 
-def merge(chain: Sequence[ImageRef], into: int, progress: Progress, open_file: Opener) -> int:
+def merge(
+    chain: Sequence[ImageRef], into: int, progress: Progress, steps: Steps, open_file: Opener
+) -> int:
     """As `CowUtil.coalesce`; returns the guest bytes copied."""
     if not 0 < into < len(chain):
         raise ValueError(
@@ -73,15 +63,81 @@ def merge(chain: Sequence[ImageRef], into: int, progress: Progress, open_file: O
         layers = [_layer(stack, ref, open_file) for ref in chain[:into]]
         size = layers[0].virtual_size
         deeper = [_virtual_size(ref, open_file) for ref in chain[into + 1 :]]
-        file = open_file(chain[into].path, Access.WRITE)
-        stack.callback(file.close)
+        file = _opened(stack, chain[into], open_file)
         _check_sizes(chain, [layer.virtual_size for layer in layers])
-        _check_links(chain, layers, file)
+        raw = chain[into].format == "raw"
+        ids = [layer.headers.footer.unique_id for layer in layers[1:]]
+        _check_links(layers, [*ids, NO_PARENT_ID if raw else load_headers(file).footer.unique_id])
         target = _target(file, chain[into], size, max(deeper, default=0))
-        total = sum(_upper_bound(layer) for layer in layers)
-        copied = _copy(layers, target, size, total, progress)
-        target.commit()
-    return copied
+        # The lowest first: what is above it hides it, until the target alone has everything.
+        givers = [
+            _opened(stack, ref, open_file) for ref in reversed(chain[:into]) if steps.give_back
+        ]
+        work = Work(
+            chain[into].path,
+            layers,
+            target,
+            size,
+            sum(_upper_bound(layer) for layer in layers),
+            proof=partial(_held, chain[into], open_file),
+            release=partial(_release, givers),
+        )
+        return transfer.copy(work, progress, steps)
+
+
+def pull(
+    chain: Sequence[ImageRef], count: int, progress: Progress, steps: Steps, open_file: Opener
+) -> int:
+    """As `CowUtil.pull`; returns the guest bytes copied."""
+    if not 0 < count < len(chain):
+        raise ValueError(f"a chain of {len(chain)} has no {count} images below the first")
+    for ref in chain[1 : count + 1]:
+        if ref.format != "vhd":
+            raise ImageUnsupported(ref.path, f"{ref.format} below a VHD", "merge into it instead")
+    with ExitStack() as stack:
+        file = _opened(stack, chain[0], open_file)
+        writer = ImageWriter(file)
+        upper = _layer(stack, chain[0], open_file)
+        below = [VhdLayer(open_file(ref.path, Access.READ)) for ref in chain[1 : count + 1]]
+        layers = [upper, *map(stack.enter_context, below)]
+        _check_sizes(chain, [layer.virtual_size for layer in layers])
+        _check_links(layers[:-1], [layer.headers.footer.unique_id for layer in below])
+        # What is above them all covers them all.
+        givers = [_opened(stack, ref, open_file) for ref in chain[1 : count + 1] if steps.give_back]
+        work = Work(
+            chain[0].path,
+            layers,
+            writer,
+            upper.virtual_size,
+            sum(_upper_bound(layer) for layer in below),
+            proof=partial(_held, chain[0], open_file),
+            release=partial(_release, givers),
+            covered=1,
+        )
+        return transfer.copy(work, progress, steps)
+
+
+def _opened(stack: ExitStack, ref: ImageRef, open_file: Opener) -> BlockFile:
+    file = open_file(ref.path, Access.WRITE)
+    stack.callback(file.close)
+    return file
+
+
+def _held(ref: ImageRef, open_file: Opener, start: int, end: int) -> Extents:
+    """What an image holds between two bytes of the disk, read afresh."""
+    if ref.format == "raw":
+        return Extents.of([(start, end)])
+    with VhdLayer(open_file(ref.path, Access.READ)) as layer:
+        end = min(end, layer.virtual_size)
+        return layer.map_window(start, end).extents().clip(start, end)
+
+
+def _release(givers: Sequence[BlockFile], start: int, end: int) -> None:
+    """Let go of the blocks that lie between two bytes of the disk, in one image after another."""
+    for file in givers:
+        writer = ImageWriter(file)
+        size = writer.headers.header.block_size
+        writer.release(-(-start // size), min(end // size, writer.headers.block_count))
 
 
 def _layer(stack: ExitStack, ref: ImageRef, open_file: Opener) -> VhdLayer:
@@ -106,12 +162,9 @@ def _check_sizes(chain: Sequence[ImageRef], sizes: Sequence[int]) -> None:
             raise ImageUnsupported(ref.path, "a size above its child's", "resize the child first")
 
 
-def _check_links(chain: Sequence[ImageRef], layers: Sequence[VhdLayer], target: BlockFile) -> None:
-    """Refuse to merge into an image that is not the parent, however the chain was put together."""
-    ids = [layer.headers.footer.unique_id for layer in layers[1:]]
-    raw = chain[len(layers)].format == "raw"
-    ids.append(NO_PARENT_ID if raw else load_headers(target).footer.unique_id)
-    for layer, expected in zip(layers, ids, strict=True):
+def _check_links(layers: Sequence[VhdLayer], parents: Sequence[bytes]) -> None:
+    """Refuse a chain whose images do not name each other, however it was put together."""
+    for layer, expected in zip(layers, parents, strict=True):
         if layer.headers.header.parent_id != expected:
             at = layer.headers.footer.data_offset + 40
             problem = "another image than the next of the chain"
@@ -149,80 +202,3 @@ def _target(file: BlockFile, ref: ImageRef, size: int, deeper: int) -> Target:
 def _upper_bound(layer: VhdLayer) -> int:
     """Bytes in the allocated blocks: known without reading bitmaps, for progress only."""
     return len(layer.tables.allocated) * layer.headers.header.block_size
-
-
-def _copy(
-    layers: Sequence[VhdLayer], target: Target, size: int, total: int, progress: Progress
-) -> int:
-    copied = 0
-    buffer = memoryview(bytearray(PIECE))
-    progress(0, total)
-    for start in range(0, size, WINDOW):
-        end = min(size, start + WINDOW)
-        table = _resolve(layers, start, end)
-        for piece, rows in _pieces(table):
-            copied += _copy_piece(layers, target, buffer, piece, rows)
-            progress(min(copied, total), total)
-    progress(total, total)
-    return copied
-
-
-def _resolve(layers: Sequence[VhdLayer], start: int, end: int) -> Int64s:
-    """Who owns what of a window: rows of (start, end, layer), sorted, cut at every `PIECE`."""
-    held = [
-        layer.map_window(start, min(end, layer.virtual_size)).extents().clip(start, end)
-        for layer in layers
-    ]
-    return _cut(_owners(held))
-
-
-def _owners(held: Sequence[Extents]) -> Int64s:
-    """Who owns what: rows of (start, end, index into `held`), int64, sorted and disjoint.
-
-    `held` is what each image holds, uppermost first; the first that holds a byte owns it.
-    """
-    taken = Extents.of(())
-    rows = []
-    for index, extents in enumerate(held):
-        own = extents.minus(taken)
-        taken = taken.union(own)
-        owner = np.full(len(own), index, dtype=np.int64)
-        rows.append(np.stack((own.starts, own.ends, owner), axis=1))
-    table = np.concatenate(rows)
-    ordered: Int64s = table[np.argsort(table[:, 0], kind="stable")]
-    return ordered
-
-
-def _cut(table: Int64s) -> Int64s:
-    """Split rows so that none crosses a multiple of `PIECE`."""
-    first, last = table[:, 0] // PIECE, (table[:, 1] - 1) // PIECE
-    count = last - first + 1
-    result = np.repeat(table, count, axis=0)
-    within = np.arange(len(result)) - np.repeat(np.cumsum(count) - count, count)
-    piece = np.repeat(first, count) + within
-    result[:, 0] = np.maximum(result[:, 0], piece * PIECE)
-    result[:, 1] = np.minimum(result[:, 1], (piece + 1) * PIECE)
-    return result
-
-
-def _pieces(table: Int64s) -> Iterator[tuple[int, Int64s]]:
-    """The rows of each `PIECE` that has any, with the guest byte where it begins."""
-    number = table[:, 0] // PIECE
-    for rows in np.split(table, np.flatnonzero(np.diff(number)) + 1):
-        if len(rows):
-            yield int(rows[0, 0]) // PIECE * PIECE, rows
-
-
-def _copy_piece(
-    layers: Sequence[VhdLayer], target: Target, buffer: memoryview, piece: int, rows: Int64s
-) -> int:
-    """Read one piece from its owners and write it; the bytes between stay zero."""
-    low, high = int(rows[0, 0]), int(rows[-1, 1])
-    data = buffer[: high - low]
-    if (rows[1:, 0] > rows[:-1, 1]).any():
-        data[:] = bytes(len(data))
-    for start, end, owner in rows.tolist():
-        layers[owner].read_into(start, data[start - low : end - low])
-    held = Extents.from_ranges(rows[:, 0] - low, rows[:, 1] - low)
-    target.write(low, data, np.stack((held.starts, held.ends), axis=1))
-    return held.total

@@ -60,6 +60,12 @@ def linked(header: Header, parent: ParentIdentity, spelling: Spelling, now: floa
     )
 
 
+def without_parent(header: Header) -> Header:
+    """`header` of an image that has no parent; its locators are gone."""
+    bare = Header(header.table_offset, header.table_entries, header.block_size)
+    return replace(bare, position=header.position)
+
+
 def relink(file: BlockFile, headers: Headers, parent: ParentIdentity, now: float) -> bool:
     """Name `parent` in `headers`' image, durably and in one step; the file is open for writing.
 

@@ -11,12 +11,14 @@ from dataclasses import replace
 from sm.cowutil.errors import ImageCorrupt
 from sm.cowutil.vhd.batmap import checksum_of, covered_part
 from sm.cowutil.vhd.block_file import BlockFile
-from sm.cowutil.vhd.change import replace_footers
+from sm.cowutil.vhd.change import replace_footers, replace_header
 from sm.cowutil.vhd.extents import false_claim
+from sm.cowutil.vhd.footer import Kind
 from sm.cowutil.vhd.growth import add_tables, blank_behind, empty_entries, largest_table
 from sm.cowutil.vhd.header import NO_PARENT_ID
 from sm.cowutil.vhd.headers import batmap_header, has_batmap, load_headers
 from sm.cowutil.vhd.layout import batmap_sectors
+from sm.cowutil.vhd.parent import without_parent
 from sm.cowutil.vhd.writer import ImageWriter
 
 
@@ -40,6 +42,10 @@ def _mend_sparse(writer: ImageWriter) -> None:
     if footer.unique_id == NO_PARENT_ID:
         writer.headers = replace(writer.headers, footer=replace(footer, unique_id=os.urandom(16)))
         writer.seal()
+    bare = without_parent(writer.headers.header)
+    if footer.kind is not Kind.DIFFERENCING and bare != writer.headers.header:
+        replace_header(writer.file, writer.headers, bare)
+        writer.reload()
     empty_entries(writer, writer.headers.header.table_entries)
     blank_behind(writer, footer.current_size)
     if has_batmap(footer):

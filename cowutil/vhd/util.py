@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sm.cowutil.base import (
+    AT_ONCE,
     CheckReport,
     CowUtil,
     ImageInfo,
@@ -19,6 +20,7 @@ from sm.cowutil.base import (
     Plain,
     Progress,
     SizeLimits,
+    Steps,
     ToolRunner,
     no_progress,
 )
@@ -26,7 +28,7 @@ from sm.cowutil.errors import ImageUnsafe, ImageUnsupported
 from sm.cowutil.stream import Measure, Piece, Read
 from sm.cowutil.vhd import layout
 from sm.cowutil.vhd.block_file import Access, BlockFile, Opener, open_file, read, sync_name
-from sm.cowutil.vhd.change import hide
+from sm.cowutil.vhd.change import hide, replace_header
 from sm.cowutil.vhd.create import disk_size, write_child, write_dynamic
 from sm.cowutil.vhd.footer import COOKIE, FOOTER_SIZE, MAX_VIRTUAL_SIZE, Kind
 from sm.cowutil.vhd.header import BLOCK_SIZE
@@ -37,7 +39,7 @@ from sm.cowutil.vhd.locator import (
     slot_size,
     spells_one_name,
 )
-from sm.cowutil.vhd.parent import ParentIdentity, identify_parent, relink, relink_at
+from sm.cowutil.vhd.parent import ParentIdentity, identify_parent, relink, relink_at, without_parent
 
 if TYPE_CHECKING:
     from sm.cowutil.extents import Extents
@@ -165,8 +167,12 @@ class VhdUtil(CowUtil):
             write_child(file, size, identity, self._clock())
             sync_name(file)
 
-    def set_parent(self, path: Path, parent: ImageRef) -> None:
-        """Replace the link of a differencing image; see `parent.relink` for crashes."""
+    def set_parent(self, path: Path, parent: ImageRef | None) -> None:
+        """Replace the link of a differencing image; see `parent` for crashes."""
+        if parent is None:
+            with self._opened(path, Access.WRITE) as file:
+                self._unlink(file)
+            return
         identity = self._identify(path, parent)
         with self._opened(path, Access.WRITE) as file:
             headers = load_headers(file)
@@ -192,12 +198,28 @@ class VhdUtil(CowUtil):
             kill_data(ImageWriter(file))
 
     def coalesce(
-        self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
+        self,
+        chain: Sequence[ImageRef],
+        into: int,
+        progress: Progress = no_progress,
+        steps: Steps = AT_ONCE,
     ) -> int:
-        """Merge; see `coalesce` for how and in what order."""
+        """Merge; see `coalesce` and `transfer` for how and in what order."""
         from sm.cowutil.vhd.coalesce import merge  # noqa: PLC0415
 
-        return merge(chain, into, progress, self._open_file)
+        return merge(chain, into, progress, steps, self._open_file)
+
+    def pull(
+        self,
+        chain: Sequence[ImageRef],
+        count: int,
+        progress: Progress = no_progress,
+        steps: Steps = AT_ONCE,
+    ) -> int:
+        """Copy upwards; VHD images only."""
+        from sm.cowutil.vhd.coalesce import pull  # noqa: PLC0415
+
+        return pull(chain, count, progress, steps, self._open_file)
 
     def names_one_parent(self, path: Path) -> bool:
         """Whether all locators of a differencing image name the one parent that `info` tells.
@@ -211,6 +233,19 @@ class VhdUtil(CowUtil):
                 return read(file, offset, length)
 
             return spells_one_name(path, header, fetch)
+
+    def _unlink(self, file: BlockFile) -> None:
+        """Make a differencing image a base; no change if it is one.
+
+        Its kind in the footers goes first: what the header still names then counts for nothing.
+        """
+        from sm.cowutil.vhd.writer import ImageWriter  # noqa: PLC0415
+
+        writer = ImageWriter(file)
+        writer.set_footer(kind=Kind.DYNAMIC)
+        replace_header(file, writer.headers, without_parent(writer.headers.header))
+        writer.reload()
+        writer.seal()
 
     def _relink_in_new_room(self, file: BlockFile, identity: ParentIdentity) -> None:
         from sm.cowutil.vhd.growth import make_room  # noqa: PLC0415

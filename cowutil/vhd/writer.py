@@ -26,7 +26,7 @@ from sm.cowutil.extents import Int64s
 from sm.cowutil.vhd.block_file import BlockFile, no_space, read
 from sm.cowutil.vhd.change import replace_header
 from sm.cowutil.vhd.extents import sector_bits
-from sm.cowutil.vhd.footer import FOOTER_SIZE, checksum
+from sm.cowutil.vhd.footer import FOOTER_SIZE, Kind, checksum
 from sm.cowutil.vhd.geometry import SECTOR
 from sm.cowutil.vhd.header import UNUSED, pack_batmap_header
 from sm.cowutil.vhd.headers import Headers, batmap_header, load_headers
@@ -188,6 +188,24 @@ class ImageWriter:
             self._new.add(block)
         self.commit()
 
+    def release(self, first: int, last: int) -> None:
+        """Hold nothing of the blocks from `first` up to `last` any more, and give back their space.
+
+        Nothing may be pending. The table goes first, durably, so that no entry ever leads to what
+        has been given back. Readers that have the table in memory would read zeroes.
+        """
+        blocks = first + np.flatnonzero(self.tables.bat[first:last] != UNUSED)
+        if len(blocks) == 0:
+            return
+        if self.tables.full[blocks].any():
+            self.clear_batmap()
+        places = self.tables.bat[blocks].tolist()
+        self.tables.bat[blocks] = UNUSED
+        self._write_table(blocks)
+        self.file.flush()
+        for place in places:
+            self.file.discard(place * SECTOR, self.headers.header.stride)
+
     def reserve(self, end: int) -> None:
         """Put no block in front of byte `end` from now on; ENOSPC where a volume ends before it."""
         if not self.file.resizable and end > self._footer_offset():
@@ -203,9 +221,17 @@ class ImageWriter:
         if self.tables.stale_batmap:
             self.clear_batmap()
 
-    def set_footer(self, *, hidden: bool | None = None, current_size: int | None = None) -> None:
+    def set_footer(
+        self,
+        *,
+        hidden: bool | None = None,
+        current_size: int | None = None,
+        kind: Kind | None = None,
+    ) -> None:
         """Change the footer, durably: the copy at byte 0, which counts, then the one at the end."""
         footer = self.headers.footer
+        if kind is not None:
+            footer = replace(footer, kind=kind)
         if hidden is not None:
             footer = replace(footer, hidden=hidden)
         if current_size is not None:

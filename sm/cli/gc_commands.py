@@ -9,7 +9,8 @@ from typing import Any
 from sm.cli.admin import Admin
 from sm.cli.sizes import show_size
 from sm.errors import SrUnavailable
-from sm.gc.collector import Collector, Step, expected_bytes
+from sm.gc.collector import Collector, Step
+from sm.gc.costs import cost
 from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce, Plan
 from sm.pool.base import SrRecord
 from sm.repository import Repository
@@ -62,7 +63,7 @@ def _planned(repository: Repository, action: Action) -> dict[str, Any]:
     row: dict[str, Any] = {
         "action": names[type(action)],
         "images": list(action.images),
-        "bytes_to_copy": expected_bytes(repository, action),
+        "bytes_to_copy": cost(repository, repository.look("plan").forest, action).bytes_to_copy,
     }
     if not isinstance(action, Delete):
         row["into"] = action.into

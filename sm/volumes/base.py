@@ -105,6 +105,17 @@ class VolumeStore(ABC):
         """Let the volume `by` take the place and name of `uuid`, in one atomic step."""
 
     @abstractmethod
+    def reserve(self, uuid: str, image_format: str, growth: int) -> None:
+        """Let the volume grow by so many bytes without fail, as far as the storage can promise it.
+
+        Its content stays as it is. Raises `SrNoSpace`. What is not used comes back by `trim`.
+        """
+
+    @abstractmethod
+    def trim(self, uuid: str, image_format: str) -> None:
+        """Give back what was reserved for the volume and not used; nobody else writes to it."""
+
+    @abstractmethod
     def fingerprint(self, uuid: str, image_format: str) -> str:
         """A text that is another one once the volume is another, or was written to."""
 

@@ -6,6 +6,7 @@ as they appear and vanish only under the SR lock, one that is found without it h
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -14,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from sm import durable
-from sm.errors import SrUnavailable, VdiExists, VdiMissing
+from sm.cowutil.holes import keep_room
+from sm.errors import SrNoSpace, SrUnavailable, VdiExists, VdiMissing
 from sm.volumes.base import Listing, Make, Space, Stranger, Volume, VolumeStore
 
 RECORDS = ".sm"
@@ -140,6 +142,27 @@ class DirectoryStore(VolumeStore):
     def supersede(self, uuid: str, image_format: str, by: str) -> None:
         """One rename."""
         durable.rename(self.path(by, image_format), self.path(uuid, image_format))
+
+    def reserve(self, uuid: str, image_format: str, growth: int) -> None:
+        """Take blocks behind the end of the file, where the file system has such."""
+        with self.path(uuid, image_format).open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                keep_room(file.fileno(), end, growth)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self._cut(file.fileno())
+                raise SrNoSpace(f"{growth} bytes for {self.path(uuid, image_format)}") from error
+
+    def trim(self, uuid: str, image_format: str) -> None:
+        """Cut the file where it ends, which frees the blocks behind."""
+        with self.path(uuid, image_format).open("rb+") as file:
+            self._cut(file.fileno())
+
+    @staticmethod
+    def _cut(descriptor: int) -> None:
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size)
 
     def fingerprint(self, uuid: str, image_format: str) -> str:
         """Inode, length, and time of the last write."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.bench import info, loop, memory, merge, nbd, plugin, qemu, scan, vhd
+from tests.bench import info, levels, loop, many, memory, merge, nbd, plugin, qemu, scan, vhd
 from tests.bench.measure import Row, table
 from tests.bench.workshop import Workshop
 
@@ -23,6 +23,8 @@ BENCHES: Mapping[str, Callable[[Workshop], list[Row]]] = {
     "memory": memory.run,
     "vhd": vhd.run,
     "merge": merge.run,
+    "levels": levels.run,
+    "many": many.run,
     "nbd": nbd.run,
     "plugin": plugin.run,
 }

@@ -93,6 +93,34 @@ def leaf_scene(site: Site, image_format: str) -> tuple[Scene, int]:
     return scene, 1
 
 
+def pull_scene(site: Site, image_format: str) -> tuple[Scene, int]:
+    """Above a kept base, a large deleted snapshot over a small one: the small one goes up."""
+    scene = Scene(site, image_format)
+    scene.write(0, MIB, 1)
+    scene.snapshot()
+    scene.write(MIB, 256 * 1024, 2)
+    small = scene.snapshot()
+    scene.write(2 * MIB, 3 * MIB, 3)
+    large = scene.snapshot()
+    scene.write(0, 8192, 4)
+    scene.snapshot()
+    scene.write(MIB, 4096, 5)
+    scene.delete(small, large)
+    return scene, 5
+
+
+def pull_into_leaf_scene(site: Site, image_format: str) -> tuple[Scene, int]:
+    """All snapshots deleted, and the disk itself shows the most: what is below goes up into it."""
+    scene = Scene(site, image_format)
+    scene.write(0, MIB, 1)
+    first = scene.snapshot()
+    scene.write(MIB, 256 * 1024, 2)
+    second = scene.snapshot()
+    scene.write(2 * MIB, 4 * MIB, 3)
+    scene.delete(first, second)
+    return scene, 1
+
+
 def steps_of(site: Site, sr: str) -> list[str]:
     """All steps of an undisturbed run."""
     ended = site.process(CHILD, sr, "0", timeout=60)
@@ -100,7 +128,7 @@ def steps_of(site: Site, sr: str) -> list[str]:
     return ended.stdout.splitlines()
 
 
-@pytest.mark.parametrize("build", [coalesce_scene, leaf_scene])
+@pytest.mark.parametrize("build", [coalesce_scene, leaf_scene, pull_scene, pull_into_leaf_scene])
 def test_killed_at_every_step(build, cow_format: str, tmp_path: Path) -> None:
     scene, images = build(Site(tmp_path / "whole"), cow_format)
     steps = steps_of(scene.site, scene.sr)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sm.cowutil.base import ImageRef, ParentLink
+from sm.cowutil.base import ImageRef, ParentLink, Progress, Steps
 from sm.cowutil.errors import ImageError, SizeOutOfRange
 from sm.cowutil.extents import Extents
 from tests.cowutil.contract.subjects import CowSubject, make_cow
@@ -238,16 +238,8 @@ def test_a_merge_that_was_stopped_can_be_repeated(
         disk.snapshot()
         disk.scribble()
 
-    calls = 0
-
-    def stop(done: int, total: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > after:
-            raise Stopped
-
     with pytest.raises(Stopped):
-        subject.images.coalesce(disk.chain[1:], 2, stop)
+        subject.images.coalesce(disk.chain[1:], 2, _stop_after(after))
     assert subject.content(disk.chain) == bytes(disk.model)
     subject.images.repair(disk.chain[3].path)
     disk.check()
@@ -271,6 +263,120 @@ def test_a_merge_of_nothing_copies_nothing(subject: CowSubject, tmp_path: Path) 
     disk.snapshot()
     assert subject.images.coalesce(disk.chain[1:], 1) == 0
     disk.check()
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 1), (0, 3), (1, 1), (1, 2)])
+def test_pulled_up(subject: CowSubject, tmp_path: Path, first: int, count: int) -> None:
+    """The images below may go, down to the base or not, and nothing else was written."""
+    disk = _deep(subject, tmp_path, seed=17)
+    images, chain = subject.images, disk.chain[first:]
+    upper, below = chain[0], [*chain[count + 1 :], None][0]
+    bystanders = [image for image in disk.chain if image != upper]
+    before = [subject.fingerprint(image) for image in bystanders]
+    own = images.allocated_extents(upper.path)
+    shown = own
+    for member in chain[1 : count + 1]:
+        shown = shown.union(images.allocated_extents(member.path))
+    seen: list[tuple[int, int]] = []
+    copied = images.pull(chain, count, lambda *at: seen.append(at))
+    assert 0 < copied <= shown.minus(own).total
+    assert seen[-1][0] == seen[-1][1]
+    assert [subject.fingerprint(image) for image in bystanders] == before
+    disk.check()
+    images.set_parent(upper.path, below)
+    rest = [*disk.chain[:first], upper, *chain[count + 1 :]]
+    link = images.info(upper.path).parent
+    assert (None if link is None else link.name) == (None if below is None else below.path.name)
+    disk.check(rest)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("give_back", [False, True])
+def test_a_copy_upwards_stopped_anywhere_leaves_the_disk(
+    subject: CowSubject, tmp_path: Path, after: int, give_back: bool
+) -> None:
+    disk = _deep(subject, tmp_path, seed=18)
+    steps = Steps(give_back=give_back)
+    with pytest.raises(Stopped):
+        subject.images.pull(disk.chain, 2, _stop_after(after), steps)
+    assert subject.content(disk.chain) == bytes(disk.model)
+    subject.images.repair(disk.chain[0].path)
+    subject.images.pull(disk.chain, 2, steps=steps)
+    subject.images.set_parent(disk.chain[0].path, disk.chain[3])
+    disk.check([disk.chain[0], disk.chain[3]])
+
+
+def test_a_merge_gives_back_what_it_copied(subject: CowSubject, tmp_path: Path) -> None:
+    """Afterwards the merged images may be there or not: the disk reads the same."""
+    disk = _deep(subject, tmp_path, seed=19)
+    subject.images.coalesce(disk.chain[1:], 2, steps=Steps(give_back=True))
+    assert subject.content(disk.chain) == bytes(disk.model)
+    for member in disk.chain[1:3]:
+        assert not subject.images.check(member.path).corruptions
+    subject.images.set_parent(disk.chain[0].path, disk.chain[3])
+    disk.check([disk.chain[0], disk.chain[3]])
+
+
+@pytest.mark.parametrize("give_back", [False, True])
+@pytest.mark.parametrize("upwards", [False, True])
+@pytest.mark.parametrize("name", ["qcow2", "vhd"])
+def test_a_stopped_copy_goes_on_from_the_last_step(
+    name: str, upwards: bool, give_back: bool, tmp_path: Path
+) -> None:
+    """Stopped after every piece in turn, it copies less each time and ends with the right disk."""
+    subject = make_cow(name)
+    disk = Disk(subject, tmp_path, seed=20)
+    for level in range(4):
+        if level:
+            disk.snapshot()
+        for piece in range(4):
+            disk.write(2 * MIB * piece + 192 * 1024 * level, 256 * 1024, 10 * level + piece + 1)
+    reached = [0]
+    begin, copied = 0, 0
+    for after in (1, 2, 2, 9):
+        begin = reached[-1]
+        steps = Steps(begin, reached.append, give_back, length=1)
+        try:
+            if upwards:
+                copied = subject.images.pull(disk.chain, 3, _stop_after(after), steps)
+            else:
+                copied = subject.images.coalesce(disk.chain, 3, _stop_after(after), steps)
+        except Stopped:
+            assert subject.content(disk.chain) == bytes(disk.model)
+            for member in disk.chain:
+                assert not subject.images.check(member.path).corruptions
+    assert reached == sorted(reached)
+    assert reached[-1] == SIZE
+    assert begin > 0
+    assert copied <= SIZE - begin
+    if upwards:
+        subject.images.set_parent(disk.chain[0].path, None)
+        disk.check(disk.chain[:1])
+    else:
+        disk.check(disk.chain[3:])
+
+
+def _deep(subject: CowSubject, folder: Path, seed: int) -> Disk:
+    """A chain of four, each with data of its own."""
+    disk = Disk(subject, folder, seed=seed)
+    for _ in range(3):
+        disk.scribble()
+        disk.snapshot()
+    disk.scribble()
+    return disk
+
+
+def _stop_after(count: int) -> Progress:
+    calls = 0
+
+    def stop(done: int, total: int) -> None:
+        del done, total
+        nonlocal calls
+        calls += 1
+        if calls > count:
+            raise Stopped
+
+    return stop
 
 
 @pytest.mark.parametrize("hidden", [False, True])

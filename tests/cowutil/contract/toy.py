@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from sm.cowutil.base import (
+    AT_ONCE,
     CheckReport,
     CowUtil,
     ImageInfo,
@@ -22,6 +23,7 @@ from sm.cowutil.base import (
     ParentLink,
     Progress,
     SizeLimits,
+    Steps,
     no_progress,
 )
 from sm.cowutil.errors import ImageUnsafe, SizeOutOfRange
@@ -146,14 +148,19 @@ class ToyFormat(CowUtil):
         self._require_size(path, virtual_size, self._get(parent.path).virtual_size)
         self._add(path, ToyImage(virtual_size, parent=self._link(path, parent)))
 
-    def set_parent(self, path: Path, parent: ImageRef) -> None:
-        self.images[path] = replace(self._get(path), parent=self._link(path, parent))
+    def set_parent(self, path: Path, parent: ImageRef | None) -> None:
+        link = None if parent is None else self._link(path, parent)
+        self.images[path] = replace(self._get(path), parent=link)
 
     def set_hidden(self, path: Path, hidden: bool) -> None:
         self.images[path] = replace(self._get(path), hidden=hidden)
 
     def coalesce(
-        self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
+        self,
+        chain: Sequence[ImageRef],
+        into: int,
+        progress: Progress = no_progress,
+        steps: Steps = AT_ONCE,
     ) -> int:
         target = self._get(chain[into].path)
         merged: dict[int, bytes] = {}
@@ -167,6 +174,23 @@ class ToyFormat(CowUtil):
         )
         progress(total, total)
         return total
+
+    def pull(
+        self,
+        chain: Sequence[ImageRef],
+        count: int,
+        progress: Progress = no_progress,
+        steps: Steps = AT_ONCE,
+    ) -> int:
+        upper = self._get(chain[0].path)
+        shown: dict[int, bytes] = {}
+        for member in reversed(chain[1 : count + 1]):
+            shown.update(self._get(member.path).sectors)
+        new = {number: data for number, data in shown.items() if number not in upper.sectors}
+        progress(0, len(new) * SECTOR)
+        self.images[chain[0].path] = replace(upper, sectors={**new, **upper.sectors})
+        progress(len(new) * SECTOR, len(new) * SECTOR)
+        return len(new) * SECTOR
 
     def _stream(self, virtual_size: int, data: Extents, read: Read) -> Iterator[Piece]:
         yield virtual_size.to_bytes(8)

@@ -81,9 +81,10 @@ def test_the_command_line() -> None:
         '{"backing": {"driver": "raw", "file": {"driver": "file", "filename": "/sr/d"}}, '
         '"driver": "qcow2", "file": {"driver": "file", "filename": "/sr/c"}}'
     )
-    assert argv[:6] == ["qemu-img", "commit", "-p", "-d", "-b", f"json:{lower}"]
-    assert argv[6].startswith('json:{"backing": {"backing": {"backing": {"driver": "raw"')
-    assert tool.commit_argv(chain, 2)[5] == "/sr/c"
+    assert argv[:3] == ["setpriv", "--pdeathsig", "KILL"]
+    assert argv[3:9] == ["qemu-img", "commit", "-p", "-d", "-b", f"json:{lower}"]
+    assert argv[9].startswith('json:{"backing": {"backing": {"backing": {"driver": "raw"')
+    assert tool.commit_argv(chain, 2)[8] == "/sr/c"
 
 
 @pytest.mark.parametrize("size", ["512", "4k", "2M"])
@@ -197,8 +198,9 @@ class SlowCommit:
         inspect: bool = False,
         watch: Callable[[str], None] | None = None,
     ) -> ToolResult:
-        if argv[1] == "commit":
-            argv = [*argv[:2], "-r", self.rate, *argv[2:]]
+        if "commit" in argv:
+            own = list(argv).index("commit") + 1
+            argv = [*argv[:own], "-r", self.rate, *argv[own:]]
             if self.kill_after is not None:
                 child = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
                 time.sleep(self.kill_after)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sm.cowutil.base import ImageRef
+from sm.cowutil.base import AT_ONCE, ImageRef, no_progress
 from sm.cowutil.errors import ImageCorrupt, ImageError, ImageUnsupported
 from sm.cowutil.vhd.block_file import Access, BlockFile
 from sm.cowutil.vhd.coalesce import merge
@@ -264,12 +264,13 @@ def test_a_chain_that_cannot_be_merged_is_left_alone() -> None:
         return Image(Foreign(size=2 * MIB).build(), writable=False)
 
     with pytest.raises(ImageUnsupported, match="no parent"):
-        merge([ImageRef(PATH, "vhd")] * 2, 1, lambda _done, _total: None, opener(parent()))
+        merge([ImageRef(PATH, "vhd")] * 2, 1, no_progress, AT_ONCE, opener(parent()))
     with pytest.raises(ImageUnsupported, match="qcow2 above"):
         merge(
             [ImageRef(PATH, "qcow2"), ImageRef(PATH, "vhd")],
             1,
-            lambda _d, _t: None,
+            no_progress,
+            AT_ONCE,
             opener(parent()),
         )
     for into in (0, 2, -1):

@@ -68,6 +68,10 @@ class Failing:
         self._countdown.tick()
         self._file.truncate(size)
 
+    def discard(self, offset: int, length: int) -> None:
+        self._countdown.tick()
+        self._file.discard(offset, length)
+
 
 @dataclass
 class Scene:

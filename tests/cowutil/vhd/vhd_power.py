@@ -141,6 +141,10 @@ class _Recorded(MemoryFile):
         self._events.append(Truncate(size))
         super().truncate(size)
 
+    def discard(self, offset: int, length: int) -> None:
+        end = min(offset + length, len(self.content))
+        self.write(offset, bytes(end - offset))
+
 
 def _apply(state: MemoryFile, event: Write | Truncate) -> None:
     if isinstance(event, Truncate):

@@ -54,6 +54,11 @@ class MemoryFile:
         del self.content[size:]
         self.content.extend(bytes(size - len(self.content)))
 
+    def discard(self, offset: int, length: int) -> None:
+        if self.resizable:
+            end = min(offset + length, len(self.content))
+            self.content[offset:end] = bytes(end - offset)
+
     def close(self) -> None:
         pass
 

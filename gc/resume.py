@@ -1,0 +1,57 @@
+"""How far a long merge has come, kept with the images, so that the next one goes on from there.
+
+A record says up to which byte of the disk the target has everything, and from which images. It
+counts only for exactly these images, untouched since: they are hidden, and nobody writes to them.
+Where merged images give back what was copied, they tell by themselves, and no record is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from sm.cowutil.base import Steps
+from sm.repository import Repository
+from sm.tree import Forest
+
+PREFIX = "merged-"
+
+
+def prints(repository: Repository, images: Iterable[str], image_format: str) -> dict[str, str]:
+    """What tells whether any of the images was written to."""
+    return {uuid: repository.store.fingerprint(uuid, image_format) for uuid in images}
+
+
+def steps(
+    repository: Repository, target: str, prints: Mapping[str, str], *, give_back: bool
+) -> Steps:
+    """From where a merge of images with these `prints` goes on, and how it keeps account of it."""
+    if give_back:
+        return Steps(give_back=True)
+    found = repository.store.records().get(_name(target))
+    begin = 0
+    if found is not None:
+        content = json.loads(found)
+        begin = content["reached"] if content["images"] == prints else 0
+
+    def reached(byte: int) -> None:
+        content = {"images": dict(prints), "reached": byte}
+        repository.store.write_record(_name(target), json.dumps(content).encode("utf-8"))
+
+    return Steps(begin, reached)
+
+
+def forget(repository: Repository, target: str) -> None:
+    """The merge is complete."""
+    repository.store.remove_record(_name(target))
+
+
+def forget_stale(repository: Repository, forest: Forest) -> None:
+    """Remove the records of targets that are not there any more."""
+    for name in repository.store.records():
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in forest:
+            repository.store.remove_record(name)
+
+
+def _name(target: str) -> str:
+    return f"{PREFIX}{target}"

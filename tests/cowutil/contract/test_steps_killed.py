@@ -1,0 +1,95 @@
+"""SIGKILL in a merge that gives back space as it goes: the disk stays, and the work can go on."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sm.cowutil.base import ImageRef
+from tests.cowutil.contract.subjects import CowSubject, make_cow
+from tests.cowutil.contract.test_cow_contract import MIB, Disk
+
+CHILD = str(Path(__file__).with_name("stepwise_child.py"))
+
+
+def scene(subject: CowSubject, folder: Path) -> Disk:
+    """Three images that hold parts of every piece, and a fourth on top."""
+    disk = Disk(subject, folder, seed=1)
+    for level in range(3):
+        if level:
+            disk.snapshot()
+        for piece in range(3):
+            disk.write(2 * MIB * piece + 192 * 1024 * level, 512 * 1024, 10 * level + piece + 1)
+    return disk
+
+
+def killed(way: str, chain: list[ImageRef], call: str, number: int) -> bool:
+    """Kill the child at the N-th such call of its own; false when it ended before."""
+    ended = subprocess.run(
+        [
+            *("strace", "-o", "/dev/null", "-e", f"trace={call}"),
+            *("-e", f"inject={call}:signal=SIGKILL:when={number}"),
+            *(sys.executable, CHILD, way, *(str(image.path) for image in chain)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if ended.returncode == 0:
+        return False
+    assert ended.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), ended.stderr
+    return True
+
+
+def wait_for_helpers(chain: list[ImageRef]) -> None:
+    """A process that is killed with its parent has the images open for a moment more."""
+    deadline = time.monotonic() + 10
+    paths = {str(image.path) for image in chain}
+    while paths & {name for link in Path("/proc").glob("[0-9]*/fd/*") for name in target(link)}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def target(link: Path) -> list[str]:
+    """What a link to an open file leads to; nothing once it is closed."""
+    try:
+        return [str(link.readlink())]
+    except OSError:
+        return []
+
+
+@pytest.mark.parametrize("call", ["fallocate", "fdatasync", "pwrite64"])
+@pytest.mark.parametrize("way", ["down", "up"])
+@pytest.mark.parametrize("name", ["qcow2", "vhd"])
+def test_killed_at_a_call(name: str, way: str, call: str, tmp_path: Path) -> None:
+    subject = make_cow(name)
+    start = tmp_path / "start"
+    start.mkdir()
+    model = bytes(scene(subject, start).model)
+    step = 1 if call == "fallocate" else 3
+    kills = 0
+    for number in range(1, 400, step):
+        folder = tmp_path / str(number)
+        shutil.copytree(start, folder)
+        chain = [subject.ref(folder, str(level)) for level in (2, 1, 0)]
+        if not killed(way, chain, call, number):
+            break
+        kills += 1
+        wait_for_helpers(chain)
+        assert subject.content(chain) == model
+        for image in chain:
+            assert not subject.images.check(image.path).corruptions
+        assert not killed(way, chain, "sync", 1)
+        if way == "up":
+            subject.images.set_parent(chain[0].path, None)
+        left = chain[:1] if way == "up" else chain[2:]
+        assert subject.content(left) == model
+        assert not subject.images.check(left[0].path).corruptions
+    assert kills >= 2
