@@ -40,7 +40,8 @@ fuzz: setup
 SM_ROUNDS := 100
 
 soak: setup
-	SM_ROUNDS=$(SM_ROUNDS) $(BIN)/pytest -n auto -s tests/soak tests/hosts/test_races.py
+	SM_ROUNDS=$(SM_ROUNDS) SM_EXAMPLES=$(SM_ROUNDS) $(BIN)/pytest -n auto -s tests/soak \
+		tests/machine tests/hosts/test_races.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
