@@ -132,7 +132,7 @@ def start(
         )
         try:
             claim = claims.publish_merge(repository, target.uuid, {top, *images})
-            if not short and (alone or repository.formats.cow(target.format).merged_beside):
+            if not short:
                 repository.store.reserve(target.uuid, target.format, costs.space_for(growth))
         except BaseException:
             release(repository, entry)
@@ -235,15 +235,20 @@ def abandon(repository: Repository, entry: Entry) -> None:
     target = target_of(repository, entry)
     if target.path.exists():
         repository.formats.get(target.format).repair(target.path)
-        _trim(repository, entry)
     release(repository, entry)
 
 
 def _trim(repository: Repository, entry: Entry) -> None:
-    repository.store.trim(entry.data["into"], entry.data["format"])
+    """Give back what was reserved for the target, which nobody writes to any more.
+
+    After a merge of a leaf it has the leaf's name, and may be written to.
+    """
+    if target_of(repository, entry).path.exists():
+        repository.store.trim(entry.data["into"], entry.data["format"])
 
 
 def release(repository: Repository, entry: Entry) -> None:
     """Withdraw the claim, then end the entry: a claim never outlives its entry."""
+    _trim(repository, entry)
     claims.withdraw_merge(repository, entry.data["into"])
     repository.journal.close(entry)
