@@ -257,9 +257,16 @@ class CowUtil(ImageFormat):
 
     @abstractmethod
     def coalesce(
-        self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
+        self,
+        chain: Sequence[ImageRef],
+        into: int,
+        progress: Progress = no_progress,
+        bytes_per_second: int | None = None,
     ) -> int:
         """Merge `chain[:into]` (uppermost first) into `chain[into]`, durable on return.
+
+        `bytes_per_second` is for an external tool that copies; what copies inside of this process
+        is held back by `progress`, which may sleep.
 
         `chain` goes on down to the base. Each guest byte is written once, from the uppermost image
         that holds it. The merged images are only read. The target grows to the size of `chain[0]`

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from sm import claims, users
 from sm.claims import Claim
 from sm.cowutil.base import ImageRef, Progress
+from sm.cowutil.errors import Cancelled
 from sm.errors import SmError, SrNoSpace
+from sm.gc.background import in_background
+from sm.gc.control import Control
 from sm.journal import Entry
 from sm.repository import Repository
 from sm.tree import Forest
@@ -24,6 +27,14 @@ SPARE_BYTES = 4 << 20
 
 class Overtaken(Exception):
     """Somebody else changed or uses the images; the work is given up, to be planned again."""
+
+
+class Halted(Overtaken):
+    """The collector was told not to copy now; `code` says by what."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +141,22 @@ def start(
     return Work(entry, claim, tuple(chain), into, tuple(above))
 
 
-def copy(repository: Repository, work: Work, progress: Progress) -> int:
+def copy(repository: Repository, work: Work, control: Control) -> int:
     """Copy, sync, and prove the copy; returns the guest bytes copied. On failure all is given up.
 
-    Raises `Overtaken` when an activation asked for the images.
+    Raises `Overtaken` when an activation asked for the images. `Cancelled` leaves entry and claim:
+    whoever ends at once has no time to mend the target, and the next start, or whoever wants the
+    images first, does that.
     """
     image_format = repository.formats.cow(work.target.format)
+    heard = yielding(repository, work.claim, control)
     try:
-        copied = image_format.coalesce(
-            work.chain, work.into, yielding(repository, work.claim, progress)
+        copied = in_background(
+            lambda: image_format.coalesce(work.chain, work.into, heard, control.bytes_per_second)
         )
         prove(repository, work.chain, work.into)
+    except Cancelled:
+        raise
     except BaseException:
         abandon(repository, work.entry)
         raise

@@ -14,7 +14,13 @@ from sm.cowutil.qcow2.source import Source
 from sm.cowutil.raw import RawLayer, sync_file
 
 
-def merge(runner: ToolRunner, chain: Sequence[ImageRef], into: int, progress: Progress) -> int:
+def merge(
+    runner: ToolRunner,
+    chain: Sequence[ImageRef],
+    into: int,
+    progress: Progress,
+    bytes_per_second: int | None = None,
+) -> int:
     """Merge `chain[:into]` into `chain[into]` with one `qemu-img commit`; gives bytes copied.
 
     States that a crash or `Cancelled` may leave: the target as it was, grown to the size of the
@@ -40,7 +46,8 @@ def merge(runner: ToolRunner, chain: Sequence[ImageRef], into: int, progress: Pr
         tool.run_tool(runner, target.path, argv, timeout=tool.CHECK_TIMEOUT)
         sync_file(target.path)
     if len(held):
-        _commit(runner, chain, into, held.total, progress)
+        argv = tool.commit_argv(chain, into, bytes_per_second)
+        _commit(runner, target, argv, held.total, progress)
         sync_file(target.path)
     _verify(target, held)
     progress(held.total, held.total)
@@ -73,7 +80,7 @@ def _usable_size(member: ImageRef, merged: bool) -> int:
 
 
 def _commit(
-    runner: ToolRunner, chain: Sequence[ImageRef], into: int, total: int, progress: Progress
+    runner: ToolRunner, target: ImageRef, argv: Sequence[str], total: int, progress: Progress
 ) -> None:
     done = 0.0
 
@@ -83,13 +90,7 @@ def _commit(
         done = done if found is None else max(done, found)
         progress(int(done * total), total)
 
-    tool.run_tool(
-        runner,
-        chain[into].path,
-        tool.commit_argv(chain, into),
-        timeout=tool.MERGE_TIMEOUT,
-        watch=watch,
-    )
+    tool.run_tool(runner, target.path, argv, timeout=tool.MERGE_TIMEOUT, watch=watch)
 
 
 def _verify(target: ImageRef, held: Extents) -> None:

@@ -113,10 +113,13 @@ def repair_argv(path: Path, what: str) -> list[str]:
     return [QEMU_IMG, "check", "-q", "-r", what, spelled(alone(path))]
 
 
-def commit_argv(chain: Sequence[ImageRef], into: int) -> list[str]:
+def commit_argv(
+    chain: Sequence[ImageRef], into: int, bytes_per_second: int | None = None
+) -> list[str]:
     """Merge `chain[:into]` into `chain[into]`; `-d` leaves the merged images as they are."""
+    rate = [] if bytes_per_second is None else ["-r", str(bytes_per_second)]
     return [
-        *(QEMU_IMG, "commit", "-p", "-d", "-b", node_name(chain[into:])),
+        *(QEMU_IMG, "commit", "-p", "-d", *rate, "-b", node_name(chain[into:])),
         spelled(graph(chain)),
     ]
 

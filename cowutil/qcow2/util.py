@@ -154,12 +154,16 @@ class Qcow2Util(CowUtil):
         write_mark(path, hidden)
 
     def coalesce(
-        self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
+        self,
+        chain: Sequence[ImageRef],
+        into: int,
+        progress: Progress = no_progress,
+        bytes_per_second: int | None = None,
     ) -> int:
         """Merge with one `qemu-img commit`; see `merge` for errors and what a crash may leave."""
         from sm.cowutil.qcow2.merge import merge  # noqa: PLC0415 - numpy is slow to import
 
-        return merge(self._runner, chain, into, progress)
+        return merge(self._runner, chain, into, progress, bytes_per_second)
 
     def check(self, path: Path) -> CheckReport:
         """Compare all refcounts with what the tables use; verdict as of `qemu-img check`."""

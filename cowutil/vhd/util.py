@@ -192,9 +192,14 @@ class VhdUtil(CowUtil):
             kill_data(ImageWriter(file))
 
     def coalesce(
-        self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
+        self,
+        chain: Sequence[ImageRef],
+        into: int,
+        progress: Progress = no_progress,
+        bytes_per_second: int | None = None,
     ) -> int:
-        """Merge; see `coalesce` for how and in what order."""
+        """Merge; see `coalesce` for how and in what order. `progress` alone holds it back."""
+        del bytes_per_second
         from sm.cowutil.vhd.coalesce import merge  # noqa: PLC0415
 
         return merge(chain, into, progress, self._open_file)

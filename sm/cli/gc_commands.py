@@ -9,7 +9,7 @@ from typing import Any
 from sm.cli.admin import Admin
 from sm.cli.sizes import show_size
 from sm.errors import SrUnavailable
-from sm.gc.collector import Collector, Step, expected_bytes
+from sm.gc.collector import Collector, Step
 from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce, Plan
 from sm.pool.base import SrRecord
 from sm.repository import Repository
@@ -40,8 +40,9 @@ def run(admin: Admin, options: Namespace) -> None:
 
 
 def _dry_run(admin: Admin, repository: Repository) -> None:
-    decided = Collector(repository).plan()
-    planned = [_planned(repository, action) for action in decided.actions]
+    collector = Collector(repository)
+    decided = collector.plan()
+    planned = [_planned(collector, action) for action in decided.actions]
     document = {
         "done": [],
         "planned": planned,
@@ -57,12 +58,12 @@ def _dry_run(admin: Admin, repository: Repository) -> None:
     admin.output.result(document, "\n".join(lines or ["nothing to do"]))
 
 
-def _planned(repository: Repository, action: Action) -> dict[str, Any]:
+def _planned(collector: Collector, action: Action) -> dict[str, Any]:
     names = {Delete: "delete", Coalesce: "coalesce", LeafCoalesce: "leaf-coalesce"}
     row: dict[str, Any] = {
         "action": names[type(action)],
         "images": list(action.images),
-        "bytes_to_copy": expected_bytes(repository, action),
+        "bytes_to_copy": collector.expected_bytes(action),
     }
     if not isinstance(action, Delete):
         row["into"] = action.into

@@ -153,7 +153,11 @@ class ToyFormat(CowUtil):
         self.images[path] = replace(self._get(path), hidden=hidden)
 
     def coalesce(
-        self, chain: Sequence[ImageRef], into: int, progress: Progress = no_progress
+        self,
+        chain: Sequence[ImageRef],
+        into: int,
+        progress: Progress = no_progress,
+        bytes_per_second: int | None = None,
     ) -> int:
         target = self._get(chain[into].path)
         merged: dict[int, bytes] = {}
