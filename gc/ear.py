@@ -19,6 +19,10 @@ from sm.kick import short_address
 
 LARGEST_MESSAGE = 4096
 
+AT_REST = b"rest"
+ENDED = b"ended"
+"""What whoever asked for work is told: all that can be done is done, or nobody will do it."""
+
 
 class Ear:
     """Waits on a datagram socket at `path`, and for `wake`. `parent` is a descriptor or None.

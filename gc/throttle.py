@@ -17,6 +17,10 @@ def unlimited() -> int | None:
     return None
 
 
+LEAST_SECONDS = 0.001
+"""Shorter sleeps cost more than they are worth."""
+
+
 class Throttle:
     """Keeps one copy to a limit, which is asked for anew whenever it waits."""
 
@@ -46,7 +50,7 @@ class Throttle:
                 return
             if self._level < 0:
                 check()
-                self._sleep(min(SLICE_SECONDS, -self._level / limit))
+                self._sleep(min(SLICE_SECONDS, max(LEAST_SECONDS, -self._level / limit)))
 
     def _fill(self) -> int | None:
         """Add what has come since the last time; returns the limit, and forgets all without one."""

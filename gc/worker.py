@@ -23,7 +23,7 @@ from sm.gc.backlog import Backlog, Task
 from sm.gc.conditions import Barrier, Conditions
 from sm.gc.control import Control
 from sm.gc.decision import decide
-from sm.gc.ear import Ear, asked_by
+from sm.gc.ear import AT_REST, ENDED, Ear, asked_by
 from sm.gc.jobs import Job
 from sm.gc.ledger import Ledger
 from sm.gc.merge import Halted, Overtaken
@@ -128,10 +128,9 @@ class Worker:
                     self._stopping = self._stopping or ear.orphaned
             finally:
                 self._halt_all()
+                self._answer(ear, ENDED)
                 self._ear = None
             yield from self._ended_jobs()
-            if not self._stopping:
-                self._tidy()
 
     def live(self) -> None:
         """Give a sign of life while it does not run."""
@@ -167,14 +166,16 @@ class Worker:
         self._report(barrier, now)
         if started or self._jobs:
             return False
-        if self._once:
-            return True
         if self._untidy and not self._trouble:
             self._tidy()
+        self._answer(ear, AT_REST)
+        return self._once
+
+    def _answer(self, ear: Ear, message: bytes) -> None:
+        """Tell all who asked for work."""
         for name in self._askers:
-            ear.answer(name, b"rest")
+            ear.answer(name, message)
         self._askers.clear()
-        return False
 
     # Looking
 
