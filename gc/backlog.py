@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
 from sm import claims, keys
@@ -20,8 +20,12 @@ from sm.journal import Entry
 from sm.repository import Repository
 from sm.tree import Forest
 
-GAVE_WAY_SECONDS = 5.0
-"""How long work that gave way to somebody is not tried again: until they have what they want."""
+FIRST_PAUSE = 5.0
+LONGEST_PAUSE = 60.0
+"""How long work that gave way to somebody, or found an image locked, is not tried again.
+
+Until they have what they want, that is. It doubles each time from one to the other.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Backlog:
         self._waiting: tuple[Waiting, ...] = ()
         self._failures: dict[str, Failure] = {}
         self._later: dict[Hashable, float] = {}
+        self._pauses: dict[Hashable, float] = {}
         self._tried: dict[Hashable, Waiting] = {}
         self._costs: dict[Action, int] = {}
 
@@ -82,13 +87,16 @@ class Backlog:
         self._ledger.finished(job.finished)
         if end.result is Result.DONE:
             self._ledger.succeeded(sr, subject)
+            self._pauses.pop(_key(job.work), None)
         elif end.result is Result.FAILED:
             self._ledger.failed(sr, subject, end.code, end.reason, time.time())
         elif end.result is Result.GAVE_WAY:
-            self._later[_key(job.work)] = time.time() + GAVE_WAY_SECONDS
+            pause = self._pauses.get(_key(job.work), FIRST_PAUSE)
+            self._later[_key(job.work)] = time.time() + pause
+            self._pauses[_key(job.work)] = min(LONGEST_PAUSE, pause * 2)
         if self._once and end.result is not Result.DONE:
             self._tried[_key(job.work)] = Waiting(subject, end.code, end.reason)
-        if isinstance(job.work, Entry) and end.result is Result.FAILED:
+        if isinstance(job.work, Entry) and end.result is not Result.DONE:
             # Who asked for it may ask again; to try again by itself there is the ledger.
             claims.forget_request(self._repository, _claim_key(job.work))
 
@@ -111,14 +119,22 @@ class Backlog:
             plan.waiting + tuple(waiting[each] for each in plan.actions if each in waiting),
         )
 
-    def delayed(self, barrier: Barrier | None, now: float) -> tuple[Delayed, ...]:
-        """All that is not being done, and why."""
-        found = [Delayed(each.image, each.code, each.reason) for each in self._waiting]
+    def delayed(
+        self, barrier: Barrier | None, now: float, busy: Collection[str]
+    ) -> tuple[Delayed, ...]:
+        """All that is not being done, and why; `busy` images are being worked on."""
+        found = [
+            Delayed(each.image, each.code, each.reason)
+            for each in self._waiting
+            if each.image not in busy
+        ]
         for task in self._tasks:
             subject, candidate = _subject(task.work), task.candidate
+            if not candidate.images.isdisjoint(busy):
+                continue
             failure = self._failures.get(subject)
             if not due(candidate, now):
-                code, reason = "overtaken", "it gave way to somebody"
+                code, reason = "overtaken", "somebody else has the images, or wants them"
                 if failure is not None and failure.next_attempt == candidate.not_before:
                     code, reason = failure.code, failure.reason
                 found.append(Delayed(subject, code, reason, candidate.not_before))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sm import log as logs
-from sm.cowutil.errors import Cancelled, ImageError
+from sm.cowutil.errors import Cancelled, ImageBusy, ImageError
 from sm.errors import HostUnreachable, SmError, SrNoSpace
 from sm.gc import coalesce, decision, leaf, recovery
 from sm.gc.control import Control
@@ -208,7 +208,7 @@ def _judged(error: Exception) -> End:
         return End(Result.STOPPED, None, error.code, str(error))
     if isinstance(error, Cancelled):
         return End(Result.STOPPED, None, "stopped", str(error))
-    if isinstance(error, Overtaken):
+    if isinstance(error, Overtaken | ImageBusy):
         return End(Result.GAVE_WAY, None, "overtaken", str(error))
     if isinstance(error, HostUnreachable):
         return End(Result.FAILED, None, "unreachable", str(error))

@@ -55,6 +55,10 @@ TROUBLE_SECONDS = 10.0
 """How long to wait when the SR or the pool could not be looked at."""
 
 
+DYING_WITH_US = ("setpriv", "--pdeathsig", "TERM")
+"""Runs a command that gets SIGTERM when the thread that started it is gone (util-linux)."""
+
+
 class Mode(Enum):
     """How long a worker goes on."""
 
@@ -273,7 +277,8 @@ class Worker:
         for job in self._jobs:
             if not job.join(max(0.0, deadline - time.monotonic())):
                 log.warning("job %s comes to no safe point; it is left as by a crash", job.id)
-        self._reporter.write(State.STOPPED, now, waiting=self._backlog.delayed(None, now))
+        waiting = self._backlog.delayed(None, now, self._busy())
+        self._reporter.write(State.STOPPED, now, waiting=waiting)
 
     def _tidy(self) -> None:
         """Bring the records in line, now that nothing is under way."""
@@ -302,7 +307,10 @@ class Worker:
         inspect: bool = False,
         watch: Callable[[str], None] | None = None,
     ) -> ToolResult:
-        """As `process.run`, but what works on more than a header ends when we are told to stop."""
+        """As `process.run`, but what works on more than a header ends when we are told to stop.
+
+        It also ends when we are killed, so that it does not keep an image locked without us.
+        """
 
         def watched(text: str) -> None:
             if self._stopping and not inspect:
@@ -310,7 +318,8 @@ class Worker:
             if watch is not None:
                 watch(text)
 
-        return process.run(argv, timeout=timeout, accept=accept, inspect=inspect, watch=watched)
+        command = argv if inspect else [*DYING_WITH_US, *argv]
+        return process.run(command, timeout=timeout, accept=accept, inspect=inspect, watch=watched)
 
     # Telling, and waiting
 
@@ -328,10 +337,14 @@ class Worker:
             state,
             now,
             jobs=self._jobs,
-            waiting=self._backlog.delayed(barrier, now),
+            waiting=self._backlog.delayed(barrier, now, self._busy()),
             next_look=self._look_at,
             detail=detail,
         )
+
+    def _busy(self) -> frozenset[str]:
+        """The images that are being worked on."""
+        return frozenset().union(*(job.running.images for job in self._jobs))
 
     def _wake(self) -> None:
         ear = self._ear
