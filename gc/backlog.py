@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sm import claims, keys
 from sm.cowutil.errors import ImageError
+from sm.errors import SmError
 from sm.gc import decision, recovery
 from sm.gc.conditions import Barrier
 from sm.gc.decision import Decision
@@ -19,6 +22,8 @@ from sm.gc.status import Delayed
 from sm.journal import Entry
 from sm.repository import Repository
 from sm.tree import Forest
+
+log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 60.0
@@ -65,12 +70,17 @@ class Backlog:
     def update(self, found: Decision, now: float, *, recover_only: bool = False) -> None:
         """Take over a fresh look: unsettled entries first, then what the plan says."""
         sr = self._repository.uuid
-        self._failures = {} if self._once else self._ledger.failures(sr)
+        self._failures = {}
+        if not self._once:
+            with self._doing_without():
+                self._failures = self._ledger.failures(sr)
         actions = () if recover_only else found.plan.actions
         works: list[Work] = [*recovery.unsettled(self._repository), *actions]
         self._waiting = found.plan.waiting
         subjects = {decision.subject(action) for action in actions}
-        since = self._ledger.waiting_since(sr, subjects, now)
+        since = dict.fromkeys(subjects, now)
+        with self._doing_without():
+            since = self._ledger.waiting_since(sr, subjects, now)
         asked = self._asked(works)
         self._tasks = [
             Task(work, self._candidate(number, work, found.forest, since, asked))
@@ -83,26 +93,31 @@ class Backlog:
         """Remember how a job ended, and let its work wait if need be."""
         if job.end is None:
             raise ValueError(f"job {job.id} has not ended")
-        sr, subject, end = self._repository.uuid, job.subject, job.end
-        self._ledger.finished(job.finished)
+        sr, subject, end, key = self._repository.uuid, job.subject, job.end, _key(job.work)
         if end.result is Result.DONE:
-            self._ledger.succeeded(sr, subject)
-            self._pauses.pop(_key(job.work), None)
-        elif end.result is Result.FAILED:
-            self._ledger.failed(sr, subject, end.code, end.reason, time.time())
+            self._pauses.pop(key, None)
         elif end.result is Result.GAVE_WAY:
-            pause = self._pauses.get(_key(job.work), FIRST_PAUSE)
-            self._later[_key(job.work)] = time.time() + pause
-            self._pauses[_key(job.work)] = min(LONGEST_PAUSE, pause * 2)
+            pause = self._pauses.get(key, FIRST_PAUSE)
+            self._later[key] = time.time() + pause
+            self._pauses[key] = min(LONGEST_PAUSE, pause * 2)
+        elif end.result is Result.FAILED:
+            self._later[key] = time.time() + LONGEST_PAUSE  # unless the ledger says later
+        with self._doing_without():
+            self._ledger.finished(job.finished)
+            if end.result is Result.DONE:
+                self._ledger.succeeded(sr, subject)
+            elif end.result is Result.FAILED:
+                self._ledger.failed(sr, subject, end.code, end.reason, time.time())
         if self._once and end.result is not Result.DONE:
-            self._tried[_key(job.work)] = Waiting(subject, end.code, end.reason)
+            self._tried[key] = Waiting(subject, end.code, end.reason)
         if isinstance(job.work, Entry) and end.result is not Result.DONE:
             # Who asked for it may ask again; to try again by itself there is the ledger.
             claims.forget_request(self._repository, _claim_key(job.work))
 
     def forgive(self) -> None:
         """Let everything be tried again at once."""
-        self._ledger.retry(self._repository.uuid)
+        with self._doing_without():
+            self._ledger.retry(self._repository.uuid)
         self._later.clear()
 
     def without_tried(self, plan: Plan, barrier: Barrier | None) -> Plan:
@@ -135,7 +150,7 @@ class Backlog:
             failure = self._failures.get(subject)
             if not due(candidate, now):
                 code, reason = "overtaken", "somebody else has the images, or wants them"
-                if failure is not None and failure.next_attempt == candidate.not_before:
+                if failure is not None:
                     code, reason = failure.code, failure.reason
                 found.append(Delayed(subject, code, reason, candidate.not_before))
             elif barrier is not None and candidate.kind is Kind.COPY:
@@ -144,6 +159,14 @@ class Backlog:
             else:
                 found.append(Delayed(subject, "queued", "other work goes first"))
         return tuple(found)
+
+    @contextmanager
+    def _doing_without(self) -> Iterator[None]:
+        """Go on when the ledger cannot be used: a full disk is when a collector is needed most."""
+        try:
+            yield
+        except SmError as error:
+            log.warning("history and patience are lost: %s", error)
 
     def _candidate(
         self,

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 HARD_STOP_SECONDS = 1.7
 """From SIGTERM to the end of the process, come what may: what it leaves is as after a crash."""
 
+SUPERVISOR_STOP_SECONDS = 4.0
+"""The same for the supervisor, which waits for its workers; those that it leaves end as well."""
+
 LOCK_SECONDS = 5.0
 """For a service's worker to become the only collector of its SR."""
 
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with open_pool(settings, None) as pool:
             if options.sr is None:
                 supervisor = Supervisor(settings, pool)
-                stop.on(supervisor.stop, seconds=None)
+                stop.on(supervisor.stop, SUPERVISOR_STOP_SECONDS)
                 supervisor.run()
                 return 0
             with log.about(sr=options.sr):
@@ -88,11 +91,11 @@ class _Stop:
     def __init__(self) -> None:
         self.told = threading.Event()
         self._call: Callable[[], None] | None = None
-        self._seconds: float | None = HARD_STOP_SECONDS
+        self._seconds = HARD_STOP_SECONDS
         signal.signal(signal.SIGTERM, self._heard)
         signal.signal(signal.SIGINT, self._heard)
 
-    def on(self, call: Callable[[], None], seconds: float | None = HARD_STOP_SECONDS) -> None:
+    def on(self, call: Callable[[], None], seconds: float = HARD_STOP_SECONDS) -> None:
         """Have `call` called; the process ends `seconds` after that at the latest."""
         self._call, self._seconds = call, seconds
         if self.told.is_set():
@@ -100,7 +103,7 @@ class _Stop:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        if self._seconds is not None and not self.told.is_set():
+        if not self.told.is_set():
             last = threading.Timer(self._seconds, os._exit, (0,))
             last.daemon = True
             last.start()

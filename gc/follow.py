@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import uuid
@@ -10,11 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sm.cowutil.base import Progress
+from sm.errors import SmError
 from sm.gc.ear import AT_REST, request
 from sm.gc.ledger import FinishedJob, Ledger
 from sm.gc.status import State, Status
 from sm.kick import send, short_address, socket_path
 from sm.repository import Repository
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
 """How often what is under way is looked at."""
@@ -33,10 +37,18 @@ def work_now(
     """
     run, sr = repository.settings.run, repository.uuid
     ledger = Ledger(repository.settings.ledger)
-    seen = {job.id for job in ledger.history(sr, SEEN_JOBS)}
+
+    def ended() -> list[FinishedJob]:
+        try:
+            return ledger.history(sr, SEEN_JOBS)
+        except SmError as error:
+            log.warning("what the collector does cannot be told: %s", error)
+            return []
+
+    seen = {job.id for job in ended()}
 
     def tell() -> None:
-        for job in reversed(ledger.history(sr, SEEN_JOBS)):
+        for job in reversed(ended()):
             if job.id not in seen:
                 seen.add(job.id)
                 finished(job)

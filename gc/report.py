@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from sm.gc.jobs import Job
 from sm.gc.status import Delayed, State, Status, status_path
 from sm.owner import Owner
 from sm.repository import Repository
+
+log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 1.0
 """While jobs run their progress is written so often."""
@@ -51,8 +55,12 @@ class Reporter:
             self.live()
             return
         self._last = replace(fresh, written=now)
-        self._last.write(self._run)
+        try:
+            self._last.write(self._run)
+        except OSError as error:
+            log.warning("nobody can be told what is done: %s", error)
 
     def live(self) -> None:
         """Let the age of the file say that its writer lives."""
-        os.utime(status_path(self._run, self._last.sr))
+        with suppress(OSError):  # without the file there is nothing to keep fresh
+            os.utime(status_path(self._run, self._last.sr))

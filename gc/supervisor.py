@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """How often it looks after its workers, and what is attached, without being told to."""
 
+POOL_SECONDS = 5.0
+"""How often it asks the pool which of that it is the master of."""
+
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
 """The wait before a worker that crashed is started again doubles from one to the other."""
@@ -69,6 +72,9 @@ class Supervisor:
         self._stopping = threading.Event()
         self._ear: Ear | None = None
         self._trouble = ""
+        self._attached: list[str] = []
+        self._wanted: set[str] = set()
+        self._ask_pool_at = 0.0
 
     def stop(self) -> None:
         """Have it end, and all workers with it; may be called by a signal handler."""
@@ -101,15 +107,7 @@ class Supervisor:
     # Workers
 
     def _look(self) -> None:
-        try:
-            wanted = set(self._wanted())
-        except SmError as error:
-            if str(error) != self._trouble:
-                log.warning("what should run is not known, and stays as it is: %s", error)
-            self._trouble = str(error)
-            wanted = set(self._charges)
-        else:
-            self._trouble = ""
+        wanted = self._want()
         for uuid in wanted - self._charges.keys():
             self._charges[uuid] = _Charge(uuid)
         for charge in list(self._charges.values()):
@@ -121,11 +119,22 @@ class Supervisor:
             else:
                 charge.child.terminate()  # it has most likely seen for itself that it must end
 
-    def _wanted(self) -> list[str]:
+    def _want(self) -> set[str]:
         """The SRs that are attached here and whose chains this host may change."""
-        known = {sr.uuid: sr for sr in self._pool.srs()}
         attached = [each.sr_uuid for each in self._attachments.all()]
-        return [uuid for uuid in attached if uuid in known and self._pool.is_sr_master(known[uuid])]
+        now = time.monotonic()
+        if attached != self._attached or now >= self._ask_pool_at:
+            try:
+                known = {sr.uuid: sr for sr in self._pool.srs()}
+                mine = (uuid for uuid in attached if uuid in known)
+                self._wanted = {uuid for uuid in mine if self._pool.is_sr_master(known[uuid])}
+                self._trouble = ""
+            except SmError as error:
+                if str(error) != self._trouble:
+                    log.warning("what should run is not known, and stays as it is: %s", error)
+                self._trouble = str(error)
+            self._attached, self._ask_pool_at = attached, now + POOL_SECONDS
+        return self._wanted
 
     def _reap(self, charge: _Charge) -> None:
         """Take note of the end of a worker."""

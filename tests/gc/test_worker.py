@@ -19,9 +19,10 @@ from sm.cowutil.vhd.block_file import Access, open_file
 from sm.errors import LockFailed
 from sm.gc.ear import AT_REST, Ear, asked_by, request
 from sm.gc.ledger import Ledger, Result
-from sm.gc.status import State
+from sm.gc.status import Delayed, State
 from sm.kick import kick, send, socket_path
 from sm.locks import Locks
+from tests.gc.active import ActiveScene
 from tests.gc.service import collector, copying, end, history, status, wait_until
 from tests.gc.test_crash import CHILD, Scene, leaf_scene, steps_of
 from tests.support.guest import Model
@@ -59,6 +60,19 @@ def copies(scene: Scene) -> set[str]:
     return {job.leaf for job in status(scene.site, scene.sr).jobs if job.leaf is not None}
 
 
+def damage_table(path: Path) -> None:
+    """Damage a VHD in a way that its headers do not tell: table entries that point to one block."""
+    with path.open("r+b") as file:
+        file.seek(512 + 16)
+        file.seek(int.from_bytes(file.read(8), "big"))
+        file.write(bytes([0, 0, 0, 9]) * 4)
+
+
+def waits(scene: Scene) -> Sequence[Delayed]:
+    """What the collector lets wait."""
+    return status(scene.site, scene.sr).waiting
+
+
 def idle(scene: Scene) -> bool:
     """Whether the collector is at rest."""
     return status(scene.site, scene.sr).state is State.IDLE
@@ -90,12 +104,8 @@ def test_a_failure_waits_for_its_time_also_after_a_restart(site: Site) -> None:
     scene, (disk,) = several(site, "vhd", 1)
     rate(scene, "none")
     chain = site.chain(scene.sr, disk)
-    # What the headers do not tell: all entries of its table point to one block.
     whole = chain[0].path.read_bytes()
-    with chain[0].path.open("r+b") as file:
-        file.seek(512 + 16)
-        file.seek(int.from_bytes(file.read(8), "big"))
-        file.write(bytes([0, 0, 0, 9]) * 4)
+    damage_table(chain[0].path)
     for _ in range(2):
         with collector(site, "--sr", scene.sr):
             wait_until(lambda: status(site, scene.sr).waiting, "the failure")
@@ -337,3 +347,44 @@ def test_a_collector_that_was_killed_is_followed_by_the_next(site: Site) -> None
         wait_until(lambda: idle(scene), "rest")
         assert end(process_) < 10
     scene.verify_tidy(1)
+
+
+def test_without_its_ledger_a_collector_works(site: Site) -> None:
+    """The disk may be full, and then it is needed most."""
+    scene, disks = several(site, "vhd", 2)
+    rate(scene, "none")
+    for path in site.root.glob("gc.db*"):
+        path.unlink()
+    (site.root / "gc.db").mkdir()
+    damaged = site.chain(scene.sr, disks[0])[0].path
+    whole = damaged.read_bytes()
+    damage_table(damaged)
+    with collector(site, "--sr", scene.sr):
+        wait_until(lambda: disks[1] not in {w.image for w in waits(scene)} and idle(scene), "rest")
+        kick(site.root / "run", scene.sr)
+        time.sleep(1)
+        begun = (site.root / "log" / "sm.log").read_text().count("leaf-coalesce begins")
+        assert begun == 2, "what failed was tried again at once"
+    damaged.write_bytes(whole)
+    site.sm("gc", "run", "--sr", scene.sr)
+    scene.verify_tidy(2)
+
+
+def test_a_limit_is_heeded_by_a_datapath_that_copies(site: Site) -> None:
+    scene = ActiveScene(site, "qcow2", 64 * MIB)
+    scene.write(0, 40 * MIB, 1)
+    first = scene.snapshot()
+    scene.write(0, 60 * MIB, 2)
+    scene.snapshot()
+    scene.delete(first)
+    site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "2")
+    with collector(site, "--sr", scene.sr):
+        wait_until(lambda: copying(site, scene.sr), "a copy")
+        began = time.monotonic()
+        time.sleep(2)
+        assert copying(site, scene.sr), "60 MiB at 1 MiB a second take longer"
+        site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "none")
+        wait_until(lambda: len(site.images(scene.sr)) == 3, "the end")
+        assert time.monotonic() - began < 30, "the limit was gone"
+    scene.verify_active()
+    scene.verify()
