@@ -45,13 +45,20 @@ class Steps:
     `begin`: all in front of it is in the target already, from an earlier call with the same images.
     `reached` hears of each byte up to which everything is durable. With `give_back`, the images
     that are copied from let go of what the target has: nobody else may have them open. `length`: so
-    many bytes are copied in one step.
+    many bytes are copied in one step. `bytes_per_second` is for an external tool that copies; what
+    copies inside of this process is held back by `progress`, which may sleep.
     """
 
     begin: int = 0
     reached: Callable[[int], None] = no_step
     give_back: bool = False
     length: int = 128 << 20
+    bytes_per_second: int | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the copy must be done in steps at all."""
+        return self.begin > 0 or self.give_back or self.reached is not no_step
 
 
 AT_ONCE = Steps()

@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from sm import users
-from sm.cowutil.base import Progress
 from sm.errors import RecordMissing, SmError
 from sm.gc import merge, online
+from sm.gc.control import Control
 from sm.gc.merge import Done
 from sm.gc.planner import Coalesce
 from sm.hosts.calls import ask
@@ -33,7 +33,7 @@ OPERATION = "coalesce"
 
 
 def coalesce(
-    repository: Repository, action: Coalesce, confirm: Callable[[], None], progress: Progress
+    repository: Repository, action: Coalesce, confirm: Callable[[], None], control: Control
 ) -> Done:
     """Carry out one merge. Takes the SR lock by itself, but not for the copy; see `merge.start`."""
     merged = _in_one_go(repository, action)
@@ -45,9 +45,9 @@ def coalesce(
         merge.release(repository, work.entry)  # nothing is copied yet, so nothing is to be mended
         raise
     if serving:
-        entry = online.commit(repository, work, serving, progress)
+        entry = online.commit(repository, work, serving, control)
     else:
-        copied = merge.copy(repository, work, progress)
+        copied = merge.copy(repository, work, control)
         entry = repository.journal.advance(work.entry, "relink", copied=copied)
     return finish(repository, entry)
 

@@ -1,51 +1,71 @@
-"""`sm-gc`: collect one SR once, or go on until told to stop."""
+"""`sm-gc`: collects the SRs of this host, or one SR, once or until told to stop.
+
+Without `--sr` it looks after one worker for each SR (`sm.gc.supervisor`), which is this program
+again with `--sr`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
+import os
 import signal
-import socket
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
 from sm import config, log
-from sm.cowutil.errors import Cancelled
-from sm.errors import SmError, SrUnavailable
+from sm.attachment import Attachments
+from sm.config import Settings
+from sm.errors import SmError
 from sm.gc.collector import Collector
-from sm.kick import short_address, socket_path
+from sm.gc.conditions import Leave, LetGo
+from sm.gc.supervisor import Supervisor
+from sm.gc.worker import Mode, Setting, Worker
+from sm.hold import holder
+from sm.pool.base import Pool
 from sm.pool.open import open_pool
 from sm.repository import Repository
 
 logger = logging.getLogger(__name__)
 
-LOOK_AGAIN_SECONDS = 300.0
-"""How long to wait for a kick before looking anyway."""
+HARD_STOP_SECONDS = 1.7
+"""From SIGTERM to the end of the process, come what may: what it leaves is as after a crash."""
+
+SUPERVISOR_STOP_SECONDS = 4.0
+"""The same for the supervisor, which waits for its workers; those that it leaves end as well."""
+
+LOCK_SECONDS = 5.0
+"""For a service's worker to become the only collector of its SR."""
+
+HOLD_POLL_SECONDS = 0.2
+
+SUPERVISED_STDIN = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `sm-gc`; the exit status is 0 when all went well, 1 after an error."""
     options = _parser().parse_args(arguments)
-    settings = config.load(options.root)
-    log.start(settings.log_target, settings.log_file)
-    signal.signal(signal.SIGTERM, _cancel)
-    signal.signal(signal.SIGINT, _cancel)
     try:
+        settings = config.load(options.root)
+        log.start(settings.log_target, settings.log_file)
+        stop = _Stop()
         with open_pool(settings, None) as pool:
-            repository = Repository.open(options.sr, settings, pool)
-            if options.recover:
-                _recover(repository)
-            elif options.once:
-                _collect(repository)
-            else:
-                _loop(repository)
-    except Cancelled:
-        logger.info("told to stop")
+            if options.sr is None:
+                supervisor = Supervisor(settings, pool)
+                stop.on(supervisor.stop, SUPERVISOR_STOP_SECONDS)
+                supervisor.run()
+                return 0
+            with log.about(sr=options.sr):
+                _one(options, settings, pool, stop)
     except SmError as error:
         sys.stderr.write(f"sm-gc: {error}\n{error.advice}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"sm-gc: {error}\n")
         return 1
     return 0
 
@@ -55,56 +75,88 @@ def _parser() -> argparse.ArgumentParser:
         prog="sm-gc", description="Delete and merge the images of an SR that no disk needs."
     )
     parser.add_argument("--root", type=Path, help="where all state lives (default: SM_ROOT)")
-    parser.add_argument("--sr", required=True, metavar="UUID", help="the SR, attached here")
+    parser.add_argument(
+        "--sr", metavar="UUID", help="one SR, attached here; without it, all of which this host is"
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="work until nothing is left, then end")
     how.add_argument("--recover", action="store_true", help="only mend what was interrupted")
+    how.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
-def _cancel(number: int, frame: FrameType | None) -> None:
-    raise Cancelled(signal.Signals(number).name)
+class _Stop:
+    """What SIGTERM and SIGINT do: `told` is set, and whoever asked to be told is."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+        self._call: Callable[[], None] | None = None
+        self._seconds = HARD_STOP_SECONDS
+        signal.signal(signal.SIGTERM, self._heard)
+        signal.signal(signal.SIGINT, self._heard)
+
+    def on(self, call: Callable[[], None], seconds: float = HARD_STOP_SECONDS) -> None:
+        """Have `call` called; the process ends `seconds` after that at the latest."""
+        self._call, self._seconds = call, seconds
+        if self.told.is_set():
+            call()
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if not self.told.is_set():
+            last = threading.Timer(self._seconds, os._exit, (0,))
+            last.daemon = True
+            last.start()
+        self.told.set()
+        if self._call is not None:
+            self._call()
 
 
-def _recover(repository: Repository) -> None:
-    collector = Collector(repository)
-    with collector.alone():
-        collector.recover()
-
-
-def _collect(repository: Repository) -> None:
-    collector = Collector(repository)
-    with collector.alone():
-        for step in collector.run():
-            logger.info("%s in %.1f s", step.done.action, step.seconds)
-    for waiting in collector.waiting():
-        logger.info("waiting: %s: %s: %s", waiting.image, waiting.code, waiting.reason)
-
-
-def _loop(repository: Repository) -> None:
-    with _listening(socket_path(repository.settings.run, repository.uuid)) as kicks:
-        while True:
-            try:
-                _collect(repository)
-            except SrUnavailable as error:
-                logger.info("the end: %s", error)
+def _one(options: argparse.Namespace, settings: Settings, pool: Pool, stop: _Stop) -> None:
+    repository = Repository.open(options.sr, settings, pool)
+    if options.recover or options.once:
+        collector = Collector(repository)
+        stop.on(collector.stop)
+        with collector.alone():
+            if options.recover:
+                collector.recover()
                 return
-            kicks.settimeout(LOOK_AGAIN_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                kicks.recv(64)
+            for step in collector.run():
+                logger.info("%s in %.1f s", step.done.action, step.seconds)
+        for waiting in collector.waiting():
+            logger.info("waiting: %s: %s: %s", waiting.image, waiting.code, waiting.reason)
+        return
+    _serve(repository, stop, supervised=options.supervised)
 
 
-@contextlib.contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as kicks:
-        with short_address(path) as address:
-            kicks.bind(address)
+def _serve(repository: Repository, stop: _Stop, *, supervised: bool) -> None:
+    """Collect until told to stop, or until the SR is not this host's to collect any more."""
+    settings = repository.settings
+    while not stop.told.is_set():
+        attached = Attachments(settings.run / "attached").since(repository.uuid)
+        setting = Setting(
+            Mode.SERVICE,
+            quiet_until=attached + settings.gc_quiet_seconds if supervised else 0.0,
+            parent=SUPERVISED_STDIN if supervised else None,
+        )
+        worker = Worker(repository, setting)
+        stop.on(worker.stop)
         try:
-            yield kicks
-        finally:
-            path.unlink(missing_ok=True)
+            with Collector(repository).alone(LOCK_SECONDS):
+                for job in worker.run():
+                    logger.debug("job %s has ended", job.id)
+            return
+        except LetGo as error:
+            logger.info("lets go: %s", error.detail)
+            if error.leave is not Leave.HELD_OFF:
+                return
+        while not stop.told.is_set() and holder(settings.run, repository.uuid, settings.host_uuid):
+            worker.live()
+            time.sleep(HOLD_POLL_SECONDS)
+        try:
+            repository.require_attached()
+        except SmError:
+            return
 
 
 if __name__ == "__main__":

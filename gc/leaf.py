@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from sm.cowutil.base import Progress
 from sm.gc import merge
 from sm.gc.coalesce import remove_images
+from sm.gc.control import Control
 from sm.gc.merge import Done, Overtaken
 from sm.gc.planner import LeafCoalesce
 from sm.journal import Entry
@@ -29,7 +29,7 @@ OPERATION = "leaf-coalesce"
 
 
 def leaf_coalesce(
-    repository: Repository, action: LeafCoalesce, confirm: Callable[[], None], progress: Progress
+    repository: Repository, action: LeafCoalesce, confirm: Callable[[], None], control: Control
 ) -> Done:
     """Carry out one merge of a leaf. Takes the SR lock by itself, but not for the copy.
 
@@ -41,7 +41,7 @@ def leaf_coalesce(
     if work.users:
         merge.release(repository, work.entry)
         raise Overtaken(f"VDI {action.leaf} is active")
-    copied = merge.copy(repository, work, progress)
+    copied = merge.copy(repository, work, control)
     with repository.locked(OPERATION):
         if _changed(repository, work.entry):
             merge.abandon(repository, work.entry)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from sm.errors import SmError
+
 KEPT_JOBS = 10_000
 """So many finished jobs of each SR are remembered."""
 
@@ -95,12 +97,16 @@ class Ledger:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self._path, timeout=30.0)) as database:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.executescript(SCHEMA)
-            with database:
-                yield database
+        """A transaction; raises `SmError` when the file cannot be used."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self._path, timeout=30.0)) as database:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.executescript(SCHEMA)
+                with database:
+                    yield database
+        except (sqlite3.Error, OSError) as error:
+            raise SmError(f"{self._path}, which may be removed: {error}") from error
 
     # Jobs
 

@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 
 from sm import claims, users
 from sm.claims import Claim
-from sm.cowutil.base import AT_ONCE, ImageRef, Progress, Steps
+from sm.cowutil.base import AT_ONCE, CowUtil, ImageRef, Progress, Steps
+from sm.cowutil.errors import Cancelled
 from sm.cowutil.extents import Extents
 from sm.errors import SmError, SrNoSpace
 from sm.gc import comparison, costs, resume
+from sm.gc.background import in_background
+from sm.gc.control import Control
 from sm.journal import Entry
 from sm.repository import Repository
 from sm.tree import Forest
@@ -29,6 +32,14 @@ SMALLEST_STEP = 8 << 20
 
 class Overtaken(Exception):
     """Somebody else changed or uses the images; the work is given up, to be planned again."""
+
+
+class Halted(Overtaken):
+    """The collector was told not to copy now; `code` says by what."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,28 +186,36 @@ def _step_length(free: int) -> int:
     return max(SMALLEST_STEP, min(AT_ONCE.length, free // 4))
 
 
-def copy(repository: Repository, work: Work, progress: Progress) -> int:
+def copy(repository: Repository, work: Work, control: Control) -> int:
     """Copy, sync, and prove the copy; returns the guest bytes copied. On failure all is given up.
 
-    Raises `Overtaken` when an activation asked for the images.
+    Raises `Overtaken` when an activation asked for the images. `Cancelled` leaves entry and claim:
+    whoever ends at once has no time to mend the target, and the next start, or whoever wants the
+    images first, does that.
     """
     cow = repository.formats.cow(work.target.format)
-    heard = yielding(repository, work.claim, progress)
+    heard = yielding(repository, work.claim, control)
+    steps = replace(work.steps, bytes_per_second=control.bytes_per_second)
     try:
-        if work.into:
-            copied = cow.coalesce(work.chain, work.into, heard, work.steps)
-        else:
-            copied = cow.pull(work.chain, work.below, heard, work.steps)
+        copied = in_background(lambda: _copy(cow, work, heard, steps))
         prove(repository, work.target, work.held)
         if comparison.wanted(repository):
             covered = Extents.of(()) if work.into else work.own
             comparison.compare(repository, work.merged, work.target, before=covered)
         _trim(repository, work.entry)
+    except Cancelled:
+        raise
     except BaseException:
         abandon(repository, work.entry)
         raise
     resume.forget(repository, work.entry.data["into"])
     return copied
+
+
+def _copy(cow: CowUtil, work: Work, progress: Progress, steps: Steps) -> int:
+    if work.into:
+        return cow.coalesce(work.chain, work.into, progress, steps)
+    return cow.pull(work.chain, work.below, progress, steps)
 
 
 def yielding(repository: Repository, claim: Claim, progress: Progress) -> Progress:

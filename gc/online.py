@@ -22,6 +22,7 @@ from sm.cowutil.errors import Cancelled
 from sm.datapath.base import JobState, OutcomeUnknown
 from sm.errors import SmError
 from sm.gc import merge
+from sm.gc.control import Control
 from sm.gc.merge import Overtaken, Work
 from sm.hosts.actions import Answer
 from sm.hosts.calls import ask
@@ -31,13 +32,11 @@ from sm.users import User
 
 STAGE = "commit"
 FIRST_POLL_SECONDS = 0.05
-LAST_POLL_SECONDS = 1.0
+LAST_POLL_SECONDS = 0.5
 """The time between looks at a commit grows from one to the other."""
 
 
-def commit(
-    repository: Repository, work: Work, serving: Sequence[User], progress: Progress
-) -> Entry:
+def commit(repository: Repository, work: Work, serving: Sequence[User], control: Control) -> Entry:
     """Have the datapath of the only user merge; returns the entry at stage `relink`.
 
     Raises `Overtaken` when there is another user, or the commit was ended by a user of the disk.
@@ -47,11 +46,13 @@ def commit(
         merge.release(repository, work.entry)
         raise Overtaken("the images are open in more than one datapath, or only to be read")
     entry = repository.journal.advance(work.entry, STAGE, host=user.host, vdi=user.vdi)
-    heard = merge.yielding(repository, work.claim, progress)
+    heard = merge.yielding(repository, work.claim, control)
     try:
         top, base = entry.key, entry.data["into"]
-        ask(repository, user.host, "commit_start", vdi_uuid=user.vdi, top=top, base=base)
-        _watch(repository, user, heard)
+        limit = control.bytes_per_second
+        wanted = {"vdi_uuid": user.vdi, "top": top, "base": base, **_rate(limit)}
+        ask(repository, user.host, "commit_start", **wanted)
+        _watch(repository, user, heard, control, limit)
     except Cancelled:
         settle(repository, entry)
         raise
@@ -92,11 +93,24 @@ def close_merged(repository: Repository, entry: Entry) -> None:
         ask(repository, user.host, "commit_finish", vdi_uuid=user.vdi)
 
 
-def _watch(repository: Repository, user: User, progress: Progress) -> None:
-    """Wait for the end of a commit; returns when the data is in the base."""
+def _rate(limit: int | None) -> dict[str, str]:
+    """A limit on bytes per second as a host is told of it; nothing where there is none."""
+    return {} if limit is None else {"rate": str(limit)}
+
+
+def _watch(
+    repository: Repository, user: User, progress: Progress, control: Control, limit: int | None
+) -> None:
+    """Wait for the end of a commit; returns when the data is in the base.
+
+    `limit` is the one that it began with; a host is told when another holds.
+    """
     pause = FIRST_POLL_SECONDS
     while True:
-        job = ask(repository, user.host, "commit_look", vdi_uuid=user.vdi)
+        wanted = control.bytes_per_second
+        said = {} if wanted == limit else _rate(wanted or 0)
+        job = ask(repository, user.host, "commit_look", vdi_uuid=user.vdi, **said)
+        limit = wanted
         state = job["state"]
         if state == JobState.DONE:
             return

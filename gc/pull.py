@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sm.cowutil.base import Progress
 from sm.errors import SmError
 from sm.gc import merge
 from sm.gc.coalesce import remove_images
+from sm.gc.control import Control
 from sm.gc.costs import Pull
 from sm.gc.merge import Done, Overtaken
 from sm.journal import Entry
@@ -26,14 +26,14 @@ OPERATION = "pull"
 
 
 def pull(
-    repository: Repository, action: Pull, confirm: Callable[[], None], progress: Progress
+    repository: Repository, action: Pull, confirm: Callable[[], None], control: Control
 ) -> Done:
     """Carry it out. Takes the SR lock by itself, but not for the copy; raises as `merge.start`."""
     work = merge.start(repository, OPERATION, action.into, action.images, confirm, upwards=True)
     if work.users:
         merge.release(repository, work.entry)
         raise Overtaken(f"a disk above {action.into} is active")
-    copied = merge.copy(repository, work, progress)
+    copied = merge.copy(repository, work, control)
     return _finish(repository, repository.journal.advance(work.entry, "relink", copied=copied))
 
 

@@ -1,12 +1,10 @@
-"""After a crash: every journal entry of the collector is finished or given up."""
+"""After a crash, or a failure in the middle: a journal entry of the collector is settled."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
 
-from sm.cowutil.errors import ImageBusy
-from sm.errors import SmError
 from sm.gc import coalesce, leaf, pull
 from sm.journal import Entry
 from sm.repository import Repository
@@ -20,19 +18,17 @@ _RECOVER: Mapping[str, Callable[[Repository, Entry], None]] = {
 }
 
 
-def recover(repository: Repository) -> None:
-    """Settle every entry; the caller is the only collector, so the writer of each has ended.
+def unsettled(repository: Repository) -> list[Entry]:
+    """The entries of collectors, in the order of their names; those of jobs under way as well."""
+    return [entry for entry in repository.journal.entries() if entry.operation in _RECOVER]
 
-    An entry about an image that somebody writes to (who mends it by hand, or serves it) is left to
-    a later run; until then it keeps everybody else from its images.
+
+def settle(repository: Repository, entry: Entry) -> None:
+    """Finish an entry or give it up; the caller is the only collector, and has no job at it.
+
+    Raises with the entry left in place, to hold its images until a later attempt: `ImageBusy` where
+    somebody writes to an image (who mends it by hand, or serves it), `SmError` where a host that
+    uses them does not answer.
     """
-    for entry in repository.journal.entries():
-        settle = _RECOVER.get(entry.operation)
-        if settle is not None:
-            log.warning("recover %s of %s from stage %s", entry.operation, entry.key, entry.stage)
-            try:
-                settle(repository, repository.journal.adopt(entry))
-            except (SmError, ImageBusy) as error:
-                # The entry stays and holds its images; the next run tries again.
-                log.warning("%s of %s must wait: %s", entry.operation, entry.key, error)
-    repository.store.remove_unfinished()
+    log.warning("recover %s of %s from stage %s", entry.operation, entry.key, entry.stage)
+    _RECOVER[entry.operation](repository, repository.journal.adopt(entry))

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from sm.durable import write_file
+from sm.durable import TEMPORARY_PREFIX
 from sm.owner import Owner
 
 
@@ -90,7 +90,10 @@ class Status:
         """Replace what is in the run folder."""
         path = status_path(run, self.sr)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps(asdict(self)).encode("utf-8"))
+        # Not synced: it is about a moment, and a boot ends whoever wrote it.
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        temporary.replace(path)
 
     @classmethod
     def read(cls, run: Path, sr: str) -> Self | None:

@@ -30,6 +30,8 @@ from sm.tree import Forest
 OPERATION = "vdi_activate"
 CLAIM_WAIT_SECONDS = 20.0
 CLAIM_POLL_SECONDS = 0.02
+SETTLE_SECONDS = 4.0
+"""The wait between two attempts to settle what an ended collector left; each doubles it."""
 
 
 def activate(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
@@ -123,8 +125,11 @@ def make_way(repository: Repository, images: Callable[[], Collection[str]], want
     """
     deadline = time.monotonic() + CLAIM_WAIT_SECONDS
     asked: set[str] = set()
+    settling = _Patience()
     while True:
-        repository.settle()
+        if settling.due(repository.interrupted()):
+            repository.settle()
+            settling.tried(repository.interrupted())
         claimed = claims.standing(repository)
         wanted_images = images() if claimed else ()
         standing = [claim for claim in claimed if not claim.images.isdisjoint(wanted_images)]
@@ -138,6 +143,32 @@ def make_way(repository: Repository, images: Callable[[], Collection[str]], want
         if time.monotonic() > deadline:
             raise Busy(f"{wanted} waits for {standing[0].owner}")
         time.sleep(CLAIM_POLL_SECONDS)
+
+
+class _Patience:
+    """When to try again to settle what could not be settled: a host that is gone stays gone.
+
+    Each attempt is a process, and as long as it takes is waited before the next, at least.
+    """
+
+    def __init__(self) -> None:
+        self._left: frozenset[str] = frozenset()
+        self._began = 0.0
+        self._not_before = 0.0
+        self._pause = SETTLE_SECONDS
+
+    def due(self, interrupted: Collection[str]) -> bool:
+        """Whether there is something to settle, and the time for it has come."""
+        self._began = time.monotonic()
+        return bool(interrupted) and (
+            not self._left.issuperset(interrupted) or self._began >= self._not_before
+        )
+
+    def tried(self, left: frozenset[str]) -> None:
+        """Note what an attempt could not settle."""
+        self._left, now = left, time.monotonic()
+        self._not_before = now + max(self._pause, now - self._began)
+        self._pause *= 2
 
 
 def chain_of(repository: Repository, vdi_uuid: str) -> Callable[[], set[str]]:

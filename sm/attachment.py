@@ -66,6 +66,19 @@ class Attachments:
             raise SrUnavailable(f"SR {sr_uuid} is not attached on this host")
         return found
 
+    def all(self) -> list[Attachment]:
+        """The attachments of all SRs that are attached now."""
+        uuids = sorted(path.stem for path in self._folder.glob("*.json"))
+        named = [uuid for uuid in uuids if not uuid.startswith(durable.TEMPORARY_PREFIX)]
+        return [found for found in map(self.find, named) if found is not None]
+
+    def since(self, sr_uuid: str) -> float:
+        """When an SR was attached, in seconds since 1970; 0 when it is not."""
+        try:
+            return self._path(sr_uuid).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def save(self, attachment: Attachment) -> None:
         """Record that an SR is attached."""
         self._folder.mkdir(parents=True, exist_ok=True)

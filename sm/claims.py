@@ -100,6 +100,13 @@ def asked_to_yield(repository: Repository, claim: Claim) -> bool:
     return _request(repository, claim.id).exists()
 
 
+def forget_request(repository: Repository, key: str) -> None:
+    """Take away the request to the claim `key`, if both stand; it was heard."""
+    for claim in standing(repository):
+        if claim.key == key:
+            _request(repository, claim.id).unlink(missing_ok=True)
+
+
 def forget_requests(repository: Repository) -> None:
     """Take away the requests whose claims are gone; one may have come too late to be seen."""
     claimed = {claim.id for claim in standing(repository)}

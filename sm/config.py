@@ -48,12 +48,16 @@ class Settings:
     `pool_kind` is `embedded` or `xapi`. `pool_database` is the path of an SQLite file, or the URL
     of a PostgreSQL database, which may hold a password. `preferred_formats` is the default order
     for new disks.
-    `lock_seconds` bounds every wait for a lock. `log_target` is `file`, `syslog` or `stderr`.
+    `lock_seconds` bounds every wait for a lock. `log_target` is `file`, `journald`, `syslog` or
+    `stderr`.
     `datapath` is `tapdisk`, `own`, or `auto` for tapdisk where its program `tapdisk` is found;
     `tapdisk_control` is the folder of its sockets, `tapdisk_merges_into_parent` whether it is known
     to merge a QCOW2 image into its parent, and not into the base of the chain. `expose` says how
     users reach an active disk: `nbd`, a socket, or `fuse`, a file. `host_listen`: where `sm-hostd`
-    answers: `unix`, or `tls://name:port`, for which there must be `credentials`.
+    answers: `unix`, or `tls://name:port`, for which there must be `credentials`. The collector's
+    service copies nothing in the first `gc_quiet_seconds` after an attach, runs `gc_parallel`
+    copies of one SR at once at most, and takes a worker that says nothing for `gc_hang_seconds`
+    for hung.
     """
 
     root: Path
@@ -73,6 +77,9 @@ class Settings:
     expose: str
     host_listen: str
     credentials: Credentials | None
+    gc_quiet_seconds: float
+    gc_parallel: int
+    gc_hang_seconds: float
 
     @property
     def run(self) -> Path:
@@ -83,6 +90,11 @@ class Settings:
     def locks(self) -> Path:
         """Lock files, by name space."""
         return self.run / "lock"
+
+    @property
+    def ledger(self) -> Path:
+        """What the collectors of this host remember."""
+        return self.root / "gc.db"
 
     @property
     def log_file(self) -> Path:
@@ -133,7 +145,21 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         expose=_one_of(options, "expose", "nbd", "fuse"),
         host_listen=options.get("host_listen", "unix"),
         credentials=_credentials(options, root),
+        gc_quiet_seconds=_number(options, "gc_quiet_seconds", 300.0, 0.0),
+        gc_parallel=int(_number(options, "gc_parallel", 2.0, 1.0)),
+        gc_hang_seconds=_number(options, "gc_hang_seconds", 180.0, 1.0),
     )
+
+
+def _number(options: Mapping[str, str], name: str, default: float, least: float) -> float:
+    """An option that is a number."""
+    try:
+        value = float(options.get(name, default))
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise InvalidArgument(f"sm.conf: {name} is a number from {least:g} on")
+    return value
 
 
 def _one_of(options: Mapping[str, str], name: str, *values: str) -> str:

@@ -103,6 +103,24 @@ def spawn(argv: Sequence[str]) -> None:
         raise ToolFailed(tuple(argv), f"cannot be started: {error.strerror}") from error
 
 
+def start_dependent(argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a part of this program as a child that ends with us: our end of its input closes then.
+
+    It is in a session of its own, so that a terminal interrupts us alone; what it says on standard
+    error is ours to say.
+    """
+    log.debug("start: %s", " ".join(argv))
+    try:
+        return subprocess.Popen(
+            tuple(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ToolFailed(tuple(argv), f"cannot be started: {error.strerror}") from error
+
+
 def _limit(pid: int, *, inspect: bool) -> None:
     """Set limits from outside: code between fork and exec is unsafe in a threaded parent."""
     space = INSPECT_ADDRESS_SPACE if inspect else WORK_ADDRESS_SPACE

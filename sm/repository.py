@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sm.cowutil.base import ImageRef
 from sm.cowutil.registry import Formats
 from sm.errors import Busy, SmError, VdiMissing
 from sm.journal import Journal, Observer, no_observer
+from sm.kick import kick
 from sm.locks import Locks
 from sm.pool.base import Pool, SrRecord, VdiRecord
 from sm.scan import Scan, scan
@@ -26,6 +28,11 @@ COLLECTOR_OPERATIONS = frozenset({"coalesce", "leaf-coalesce", "pull"})
 """Journal entries that only the collector may finish."""
 
 RECOVERY_SECONDS = 120.0
+
+TAKE_UP_SECONDS = 5.0
+"""For a collector that runs to become the owner of what an earlier one left."""
+
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -102,21 +109,32 @@ class Repository:
             for uuid in entry.images
         }
 
-    def settle(self) -> None:
-        """Have interrupted work of a collector that has ended finished, by a process of its own.
-
-        Call without the SR lock. Work that a running collector is doing is left to it, and to the
-        SR's master what a host left that was it before.
-        """
-        stale = [
-            entry
+    def interrupted(self) -> frozenset[str]:
+        """The names of the entries of collectors that have ended; running ones see to theirs."""
+        return frozenset(
+            entry.record_name
             for entry in self.journal.entries()
             if entry.operation in COLLECTOR_OPERATIONS
             and entry.owner_ended(self.settings.host_uuid)
-        ]
-        if stale and self.pool.is_sr_master(self.record):
-            argv = [sys.executable, "-m", "sm.gc.daemon", "--root", str(self.settings.root)]
-            process.run([*argv, "--sr", self.uuid, "--recover"], timeout=RECOVERY_SECONDS)
+        )
+
+    def settle(self) -> None:
+        """Have interrupted work of a collector that has ended finished.
+
+        Call without the SR lock. A collector that runs takes it up; else a process of its own does.
+        What a host left that was the SR's master before is left to the master.
+        """
+        if not self.interrupted() or not self.pool.is_sr_master(self.record):
+            return
+        if kick(self.settings.run, self.uuid):
+            deadline = time.monotonic() + TAKE_UP_SECONDS
+            while self.interrupted():
+                if time.monotonic() > deadline:
+                    return  # what is still there keeps others from its images
+                time.sleep(POLL_SECONDS)
+            return
+        argv = [sys.executable, "-m", "sm.gc.daemon", "--root", str(self.settings.root)]
+        process.run([*argv, "--sr", self.uuid, "--recover"], timeout=RECOVERY_SECONDS)
 
     def require_free(self, uuid: str) -> None:
         """Raise `Busy` when unfinished work is about this image."""

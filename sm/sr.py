@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sm import keys, snapshot
+from sm import claims, keys, snapshot
 from sm.attachment import Attachment, Attachments
 from sm.config import Settings
 from sm.errors import SmError, SrInUse, SrNotEmpty
+from sm.hold import collector_held_off
 from sm.owner import Owner
 from sm.pool.base import NewVdi, Pool
 from sm.publish import apply_update
 from sm.records import BASE_COPY_NAME, reconcile, sm_config_of
-from sm.repository import Repository
+from sm.repository import COLLECTOR_OPERATIONS, Repository
 from sm.scan import Scan
 from sm.smapi.driver_info import DriverInfo
 
@@ -107,6 +108,7 @@ def detach(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
         raise SrInUse(f"active on this host: {', '.join(active)}")
     repository = Repository.open(sr_uuid, driver.settings, pool)
     with (
+        collector_held_off(driver.settings.run, sr_uuid, driver.settings.host_uuid, "sr_detach"),
         repository.locks.hold("collector", sr_uuid, "sr_detach"),
         repository.locked("sr_detach"),
     ):
@@ -163,29 +165,41 @@ def delete(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
     Refused while there is a visible image, or anything whose meaning is not known.
     """
     repository = Repository.open(sr_uuid, driver.settings, pool)
+    run, host = driver.settings.run, driver.settings.host_uuid
     repository.settle()
     with (
+        collector_held_off(run, sr_uuid, host, "sr_delete"),
         repository.locks.hold("collector", sr_uuid, "sr_delete"),
-        repository.locked("sr_delete"),
     ):
+        _empty(repository)
+        attachment = driver.attachments.require(sr_uuid)
+        driver.attachments.forget(sr_uuid)
+    driver.detach(attachment)
+
+
+def _empty(repository: Repository) -> None:
+    """Take away what is left of an SR without disks; see `delete`."""
+    with repository.locked("sr_delete"):
         snapshot.recover(repository)
         found = repository.scan()
         kept = [node.uuid for node in found.forest if not node.hidden]
         unknown = [reference.name for reference in found.forest.references]
-        unknown += [entry.record_name for entry in repository.journal.entries()]
+        entries = repository.journal.entries()
+        # What a collector had begun is of no use without a disk.
+        merges = [entry for entry in entries if entry.operation in COLLECTOR_OPERATIONS]
+        unknown += [entry.record_name for entry in entries if entry not in merges]
         if kept or unknown:
             raise SrNotEmpty(", ".join(kept + unknown))
+        for entry in merges:
+            claims.withdraw_merge(repository, entry.data["into"])
         for root in found.forest.roots:
             for node in reversed(found.forest.subtree(root)):
                 repository.store.remove(node.uuid, node.format)
         for record in repository.vdis().values():
-            pool.forget_vdi(record.ref)
+            repository.pool.forget_vdi(record.ref)
         for name in repository.store.records():
             repository.store.remove_record(name)
         repository.store.remove_unfinished()
-    attachment = driver.attachments.require(sr_uuid)
-    driver.attachments.forget(sr_uuid)
-    driver.detach(attachment)
 
 
 def mark(repository_uuid: str) -> bytes:

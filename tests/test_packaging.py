@@ -16,6 +16,7 @@ MEMBERS = (
     "sm/plugin.py",
     "sm/py.typed",
     "sm/etc/error_codes.json",
+    "sm/etc/systemd/sm-gc.service",
     "sm/etc/systemd/sm-hostd.service",
     "sm/etc/xapi.d/plugins/sm",
     "sm/etc/xapi.d/plugins/tapdisk-pause",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sm.cowutil.base import AT_ONCE, ImageRef, Progress, Steps, ToolRunner
+from sm.cowutil.base import ImageRef, Progress, Steps, ToolRunner
 from sm.cowutil.errors import ImageCorrupt, ImageError, ImageUnsupported
 from sm.cowutil.extents import Extents
 from sm.cowutil.qcow2 import tool
@@ -45,10 +45,11 @@ def merge(
         tool.run_tool(runner, target.path, argv, timeout=tool.CHECK_TIMEOUT)
         sync_file(target.path)
     copied = held.total
-    if steps is not AT_ONCE:
+    if steps.wanted:
         copied = merge_down(runner, chain, into, progress, steps)
     elif copied:
-        _commit(runner, chain, into, copied, progress)
+        argv = tool.commit_argv(chain, into, steps.bytes_per_second)
+        _commit(runner, target, argv, copied, progress)
         sync_file(target.path)
     _verify(target, held)
     progress(copied, copied)
@@ -81,7 +82,7 @@ def _usable_size(member: ImageRef, merged: bool) -> int:
 
 
 def _commit(
-    runner: ToolRunner, chain: Sequence[ImageRef], into: int, total: int, progress: Progress
+    runner: ToolRunner, target: ImageRef, argv: Sequence[str], total: int, progress: Progress
 ) -> None:
     done = 0.0
 
@@ -91,13 +92,7 @@ def _commit(
         done = done if found is None else max(done, found)
         progress(int(done * total), total)
 
-    tool.run_tool(
-        runner,
-        chain[into].path,
-        tool.commit_argv(chain, into),
-        timeout=tool.MERGE_TIMEOUT,
-        watch=watch,
-    )
+    tool.run_tool(runner, target.path, argv, timeout=tool.MERGE_TIMEOUT, watch=watch)
 
 
 def _verify(target: ImageRef, held: Extents) -> None:

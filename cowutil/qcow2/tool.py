@@ -106,18 +106,21 @@ def rebase_argv(path: Path, parent: ImageRef | None) -> list[str]:
 
 def resize_argv(image: Graph, size: int) -> list[str]:
     """Grow the disk to `size` bytes."""
-    return [QEMU_IMG, "resize", "-q", spelled(image), str(size)]
+    return [*DIES_WITH_US, QEMU_IMG, "resize", "-q", spelled(image), str(size)]
 
 
 def repair_argv(path: Path, what: str) -> list[str]:
     """Repair `leaks` or `all`."""
-    return [QEMU_IMG, "check", "-q", "-r", what, spelled(alone(path))]
+    return [*DIES_WITH_US, QEMU_IMG, "check", "-q", "-r", what, spelled(alone(path))]
 
 
-def commit_argv(chain: Sequence[ImageRef], into: int) -> list[str]:
+def commit_argv(
+    chain: Sequence[ImageRef], into: int, bytes_per_second: int | None = None
+) -> list[str]:
     """Merge `chain[:into]` into `chain[into]`; `-d` leaves the merged images as they are."""
+    rate = [] if bytes_per_second is None else ["-r", str(bytes_per_second)]
     return [
-        *(*DIES_WITH_US, QEMU_IMG, "commit", "-p", "-d", "-b", node_name(chain[into:])),
+        *(*DIES_WITH_US, QEMU_IMG, "commit", "-p", "-d", *rate, "-b", node_name(chain[into:])),
         spelled(graph(chain)),
     ]
 

@@ -6,10 +6,11 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import Any
 
+from sm.cli import gc_run
 from sm.cli.admin import Admin
 from sm.cli.sizes import show_size
 from sm.errors import SrUnavailable
-from sm.gc.collector import Collector, Step
+from sm.gc.collector import Collector
 from sm.gc.costs import cost
 from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce, Plan
 from sm.pool.base import SrRecord
@@ -22,26 +23,12 @@ def run(admin: Admin, options: Namespace) -> None:
     if options.dry_run:
         _dry_run(admin, repository)
         return
-    steps: list[Step] = []
-    with admin.output.progress("merging") as progress:
-        collector = Collector(repository, progress)
-        with collector.alone():
-            for step in collector.run():
-                steps.append(step)
-                if not admin.output.as_json:
-                    admin.output.result(None, _sentence(step))
-    left = collector.plan()
-    document = {
-        "done": [_step(step) for step in steps],
-        "remaining": len(left.actions) + len(left.waiting),
-        "waiting": [asdict(waiting) for waiting in left.waiting],
-    }
-    text = [f"waits: {waiting.image}: {waiting.reason}" for waiting in left.waiting]
-    admin.output.result(document, "\n".join(text or ["nothing left to do"]))
+    gc_run.collect(admin, repository)
 
 
 def _dry_run(admin: Admin, repository: Repository) -> None:
-    decided = Collector(repository).plan()
+    collector = Collector(repository)
+    decided = collector.plan()
     planned = [_planned(repository, action) for action in decided.actions]
     document = {
         "done": [],
@@ -71,22 +58,6 @@ def _planned(repository: Repository, action: Action) -> dict[str, Any]:
         row["leaf"] = action.leaf
         row["images"].append(action.into)
     return row
-
-
-def _step(step: Step) -> dict[str, Any]:
-    return {
-        **asdict(step.done),
-        "images": list(step.done.images),
-        "seconds": round(step.seconds, 3),
-    }
-
-
-def _sentence(step: Step) -> str:
-    done = step.done
-    goal = f" into {(done.leaf or done.into or '')[:8]}" if done.leaf or done.into else ""
-    copied = f", {show_size(done.bytes_copied)} copied" if done.bytes_copied else ""
-    names = ", ".join(uuid[:8] for uuid in done.images)
-    return f"{done.action} {names}{goal}{copied}, {show_size(done.bytes_freed)} given back"
 
 
 def status(admin: Admin, options: Namespace) -> None:

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from sm import log
-from sm.cli import explain, gc_commands, host_commands, sr_commands, tree_view, vdi_commands
+from sm.cli import (
+    explain,
+    gc_commands,
+    gc_pause,
+    host_commands,
+    sr_commands,
+    tree_view,
+    vdi_commands,
+)
 from sm.cli.admin import Admin, open_admin
 from sm.cli.image_table import IMAGE_COMMANDS, FileCommand, Option
 from sm.cli.output import Output
@@ -137,6 +145,28 @@ COMMANDS: Sequence[Command] = (
         (_OF_SR, _arg("--dry-run", action="store_true", help="only say what would be done")),
     ),
     Command("gc", "status", gc_commands.status, (_ANY_SR,)),
+    Command(
+        "gc",
+        "pause",
+        gc_pause.pause,
+        (
+            _OF_SR,
+            _arg("--for", dest="span", metavar="TIME", help="for so long, such as 2h"),
+            _arg("--until", metavar="TIME", help="until then, such as 2031-01-31T18:00"),
+            _arg("--reason", default="", help="why, for whoever asks"),
+        ),
+    ),
+    Command("gc", "resume", gc_pause.resume, (_OF_SR,)),
+    Command(
+        "gc",
+        "limit",
+        gc_pause.limit,
+        (
+            _OF_SR,
+            _arg("--rate-mib", metavar="N", help="copy at most N MiB per second"),
+            _arg("--hours", metavar="FROM-TO", help="copy only then, such as 22:00-06:00"),
+        ),
+    ),
     Command(
         "host",
         "add",

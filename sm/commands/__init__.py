@@ -60,6 +60,11 @@ def perform(driver_class: type[SrDriver], method: str, parameters: list[Any]) ->
 
 def execute(driver: SrDriver, request: Request) -> Value:
     """Carry out one request; raises `SmError`, anything else is a defect."""
+    with log.about(sr=request.sr_uuid or "", vdi=request.vdi_uuid or ""):
+        return _execute(driver, request)
+
+
+def _execute(driver: SrDriver, request: Request) -> Value:
     command = request.command
     handler = HANDLERS.get(command)
     if handler is None:

@@ -8,7 +8,7 @@ from sm import process, sr
 from sm.commands.call import Call, Handler
 from sm.cowutil.base import CowUtil
 from sm.cowutil.registry import Formats
-from sm.kick import kick
+from sm.kick import attachments_changed, kick
 from sm.smapi.xmlrpc import Value, escape
 from sm.uuids import require_uuid
 
@@ -32,6 +32,7 @@ def _sr_create(call: Call) -> Value:
 def _sr_delete(call: Call) -> Value:
     call.require_master()
     sr.delete(call.driver, call.pool, call.request.sr_uuid)
+    attachments_changed(call.settings.run)
     return None
 
 
@@ -42,12 +43,14 @@ def _sr_attach(call: Call) -> Value:
         call.driver, call.pool, request.sr_uuid, request.device_config, master=request.is_master
     )
     kick(call.settings.run, request.sr_uuid)
+    attachments_changed(call.settings.run)
     return None
 
 
 def _sr_detach(call: Call) -> Value:
     sr.detach(call.driver, call.pool, call.request.sr_uuid)
     kick(call.settings.run, call.request.sr_uuid)  # so that its collector ends
+    attachments_changed(call.settings.run)
     return None
 
 

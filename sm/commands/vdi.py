@@ -10,7 +10,7 @@ from sm import activation, snapshot, vdi
 from sm.commands.call import Call, Handler
 from sm.disk_identity import attach_reply
 from sm.errors import Unimplemented
-from sm.kick import kick
+from sm.kick import kick, kick_anywhere
 from sm.smapi import xmlrpc
 from sm.smapi.request import require_xml_text
 from sm.smapi.xmlrpc import Value
@@ -121,7 +121,7 @@ def _vdi_activate(call: Call) -> Value:
     writable = call.request.flag(0, "writable", default=True)
     activation.activate(call.repository(), call.vdi_uuid, writable=writable)
     # A merge that gave way can now go on through the datapath.
-    kick(call.settings.run, call.request.sr_uuid)
+    kick_anywhere(call.settings.run, call.request.sr_uuid)
     return None
 
 
@@ -129,7 +129,7 @@ def _vdi_deactivate(call: Call) -> Value:
     repository = call.repository()
     with repository.locks.hold("vdi", call.vdi_uuid, "vdi_deactivate"):
         activation.deactivate(repository, call.vdi_uuid)
-    kick(call.settings.run, call.request.sr_uuid)
+    kick_anywhere(call.settings.run, call.request.sr_uuid)
     return None
 
 

@@ -7,6 +7,7 @@ name that is stored in an image: it is given the whole chain.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import ClassVar
 
 from sm.cowutil.base import ImageRef
 from sm.errors import SmError
+
+log = logging.getLogger(__name__)
 
 
 class DatapathFailed(SmError):
@@ -181,6 +184,13 @@ class CommittingDatapath(Datapath):
 
         Raises `Busy` when the disk has another job.
         """
+
+    def limit_commit(self, disk: Disk, bytes_per_second: int) -> None:
+        """Let the running commit of a disk copy no faster; 0 for no limit.
+
+        A datapath that cannot goes on as fast as it will.
+        """
+        log.info("%s cannot limit a commit to %d bytes per second", self.name, bytes_per_second)
 
     @abstractmethod
     def job(self, disk: Disk) -> Job | None:

@@ -89,7 +89,10 @@ def _tell_datapath(
 
 
 def _commit_start(repository: Repository, arguments: Arguments) -> Answer:
-    """Begin to merge the image `top` of an open chain, and all between, into `base`."""
+    """Begin to merge the image `top` of an open chain, and all between, into `base`.
+
+    `rate`, if given: at most so many bytes per second, where the datapath can keep to it.
+    """
     with _locked(repository, arguments, "commit") as disk:
         datapath, served = _committing(repository, disk)
         named = {_uuid(repository, image): image for image in served.chain}
@@ -98,17 +101,32 @@ def _commit_start(repository: Repository, arguments: Arguments) -> Answer:
         except KeyError as error:
             raise SmError(f"{disk.vdi} does not have {error} open") from error
         datapath.start_commit(disk, top, base)
+        _limit(datapath, disk, arguments)
         return {}
 
 
 def _commit_look(repository: Repository, arguments: Arguments) -> Answer:
-    """How far the commit of a disk is; `none` when no process has one."""
+    """How far the commit of a disk is; `none` when no process has one.
+
+    `rate`, if given, is its limit from now on; 0 for none.
+    """
     with _locked(repository, arguments, "commit") as disk:
         found = Datapaths(repository.settings).find(disk)
         job = None
         if found is not None and isinstance(found[0], CommittingDatapath):
             job = found[0].job(disk)
+            if job is not None and job.state is JobState.RUNNING:
+                _limit(found[0], disk, arguments)
         return _tell(job)
+
+
+def _limit(datapath: CommittingDatapath, disk: Disk, arguments: Arguments) -> None:
+    if "rate" not in arguments:
+        return
+    try:
+        datapath.limit_commit(disk, int(arguments["rate"]))
+    except ValueError as error:
+        raise BadRequest(f"the rate is {arguments['rate']!r}") from error
 
 
 def _commit_finish(repository: Repository, arguments: Arguments) -> Answer:
@@ -160,6 +178,12 @@ def _give_way(repository: Repository, arguments: Arguments) -> Answer:
     return {}
 
 
+def _kick(repository: Repository, arguments: Arguments) -> Answer:
+    """Wake the collector of this SR, if there is one."""
+    del arguments
+    return {"heard": kick(repository.settings.run, repository.uuid)}
+
+
 ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
     "look": _look,
     "refresh": _refresh,
@@ -170,6 +194,7 @@ ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
     "commit_finish": _commit_finish,
     "commit_stop": _commit_stop,
     "give_way": _give_way,
+    "kick": _kick,
 }
 """By name. Each is asked with `sr_uuid`; those about a disk with `vdi_uuid`."""
 

@@ -10,6 +10,7 @@ from sm.config import Settings
 from sm.cowutil.errors import ImageError
 from sm.errors import BadRequest, HostUnreachable, SmError, code_table
 from sm.hosts.actions import Answer, Arguments, perform
+from sm.log import about
 from sm.owner import boot_id
 from sm.pool.base import Pool
 from sm.repository import Repository
@@ -61,6 +62,11 @@ def _result(pool: Pool, host_ref: str, text: str) -> Answer:
 
 def answer(settings: Settings, pool: Pool, function: str, arguments: Arguments) -> str:
     """What this host sends back when asked; all failures but defects are in the text."""
+    with about(sr=arguments.get("sr_uuid", ""), vdi=arguments.get("vdi_uuid", "")):
+        return _answer(settings, pool, function, arguments)
+
+
+def _answer(settings: Settings, pool: Pool, function: str, arguments: Arguments) -> str:
     try:
         expected = arguments.get("host", settings.host_uuid)
         if expected != settings.host_uuid:

@@ -100,8 +100,15 @@ class Pool(ABC):
         """All SRs."""
 
     @abstractmethod
+    def sr_master(self, sr: SrRecord) -> str:
+        """The host that may change the chains of an SR: of a shared one, a single host may.
+
+        Of another SR, this host. Empty where no host may.
+        """
+
     def is_sr_master(self, sr: SrRecord) -> bool:
-        """Whether this host may change the chains of an SR: of a shared one, a single host may."""
+        """Whether this host may change the chains of an SR."""
+        return not sr.shared or self.sr_master(sr) == self.this_host().ref
 
     @abstractmethod
     def pbds(self, sr_ref: str) -> list[PbdRecord]:

@@ -63,6 +63,10 @@ class VolumeStore(ABC):
         """Every volume, in one look."""
 
     @abstractmethod
+    def change_mark(self) -> str:
+        """A text that is another one once a volume came, went or was renamed; cheap to ask for."""
+
+    @abstractmethod
     def volume(self, uuid: str, image_format: str) -> Volume:
         """One volume; raises `VdiMissing`."""
 

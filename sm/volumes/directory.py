@@ -75,6 +75,11 @@ class DirectoryStore(VolumeStore):
                     strangers.append(Stranger(entry.name, suffix, Path(entry.path)))
         return Listing(tuple(volumes), tuple(strangers))
 
+    def change_mark(self) -> str:
+        """The time of the folder's last change, as its file system counts it."""
+        self.require_present()
+        return str(self.folder.stat().st_mtime_ns)
+
     def volume(self, uuid: str, image_format: str) -> Volume:
         """The file of one image."""
         path = self.path(uuid, image_format)

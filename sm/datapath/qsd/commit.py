@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sm import durable
-from sm.datapath.base import DatapathFailed, Job, JobState
+from sm.datapath.base import DatapathFailed, Job, JobState, OutcomeUnknown
 from sm.datapath.qsd import nodes
 from sm.datapath.qsd.graph import TOP, Node, format_options
 
@@ -95,6 +95,18 @@ def look(qmp: Qmp, merge: Merge) -> Job:
         return Job(state, done, total, error)
     durable.sync_file(merge.overlay.image.path)
     return Job(JobState.DONE, done, total)
+
+
+def limit(qmp: Qmp, bytes_per_second: int) -> None:
+    """Let the job copy no faster; 0 for no limit. One that has copied all is left alone."""
+    try:
+        qmp.call("block-job-set-speed", {"device": JOB, "speed": bytes_per_second})
+    except OutcomeUnknown:
+        raise
+    except DatapathFailed:
+        job = find_job(qmp)
+        if job is not None and job["status"] == "running":
+            raise
 
 
 def find_job(qmp: Qmp, name: str = JOB) -> dict[str, Any] | None:

@@ -167,6 +167,11 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
                 self._notes.write(with_nodes(note, own))
                 raise
 
+    def limit_commit(self, disk: Disk, bytes_per_second: int) -> None:
+        """Set the speed of the job, if it still runs."""
+        with self._qmp(disk) as qmp:
+            commit.limit(qmp, bytes_per_second)
+
     def job(self, disk: Disk) -> Job | None:
         """How far the merge is; each look takes it a step on where one is due."""
         note = self._alive(disk)

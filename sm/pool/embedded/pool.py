@@ -126,9 +126,9 @@ class EmbeddedPool(PoolAdmin):
         """All SRs."""
         return [SrRecord(**fields) for fields in self._all("sr")]
 
-    def is_sr_master(self, sr: SrRecord) -> bool:
-        """Whether this host made the record of a shared SR; every host of another."""
-        return not sr.shared or sr.master == self.this_host().ref
+    def sr_master(self, sr: SrRecord) -> str:
+        """The host that made the record of a shared SR; every host of another."""
+        return sr.master if sr.shared else self.this_host().ref
 
     def pbds(self, sr_ref: str) -> list[PbdRecord]:
         """How each host reaches an SR."""

@@ -104,11 +104,11 @@ class XapiPool(Pool):
         found = self._records("SR")
         return _by_uuid([wire.sr_record(ref, fields) for ref, fields in found.items()])
 
-    def is_sr_master(self, sr: SrRecord) -> bool:
-        """Whether this host is the pool master; every host that has the SR, if it is not shared."""
+    def sr_master(self, sr: SrRecord) -> str:
+        """The pool master; every host that has the SR, if it is not shared."""
         if not sr.shared:
-            return True
-        return wire.pool_master(self._records("pool")) == self.this_host().ref
+            return self.this_host().ref
+        return wire.pool_master(self._records("pool"))
 
     def pbds(self, sr_ref: str) -> list[PbdRecord]:
         """How each host reaches an SR."""
