@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sm import claims, users
 from sm.claims import Claim
-from sm.cowutil.base import ImageRef, Progress
+from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import Cancelled
 from sm.errors import SmError, SrNoSpace
 from sm.gc.background import in_background
@@ -150,6 +150,7 @@ def copy(repository: Repository, work: Work, control: Control) -> int:
     """
     image_format = repository.formats.cow(work.target.format)
     heard = yielding(repository, work.claim, control)
+    control.keeps_itself = image_format.copies_by_tool
     try:
         copied = in_background(
             lambda: image_format.coalesce(work.chain, work.into, heard, control.bytes_per_second)
@@ -163,15 +164,15 @@ def copy(repository: Repository, work: Work, control: Control) -> int:
     return copied
 
 
-def yielding(repository: Repository, claim: Claim, progress: Progress) -> Progress:
-    """`progress` that ends the work when somebody wants the claimed images."""
+def yielding(repository: Repository, claim: Claim, control: Control) -> Control:
+    """The control of a job that from now on also ends when somebody wants the claimed images."""
 
-    def heard(done: int, total: int) -> None:
+    def wanted() -> None:
         if claims.asked_to_yield(repository, claim):
             raise Overtaken("the merge gave way to the activation or change of a disk above it")
-        progress(done, total)
 
-    return heard
+    control.give_way(wanted)
+    return control
 
 
 def prove(repository: Repository, chain: Sequence[ImageRef], into: int) -> None:
