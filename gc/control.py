@@ -61,7 +61,7 @@ class Control:
             self._stop = reason
 
     def give_way(self, wanted: Callable[[], None]) -> None:
-        """Whenever the job can stop, ask whether somebody wants its images: `wanted` then raises."""
+        """Ask at each safe point whether somebody wants the images: `wanted` then raises."""
         self._wanted = wanted
 
     def check(self) -> None:
