@@ -271,6 +271,9 @@ class CowUtil(ImageFormat):
     that has the chain open may merge its images.
     """
 
+    copies_by_tool: ClassVar[bool] = False
+    """Whether `coalesce` has an external tool copy, which keeps to `bytes_per_second` by itself."""
+
     @abstractmethod
     def snapshot(self, path: Path, parent: ImageRef, virtual_size: int) -> None:
         """Make an empty child of `parent` at `path`, durable on return.

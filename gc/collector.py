@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,11 +23,20 @@ class Step:
 
 
 class Collector:
-    """Works on one SR. `progress` hears of bytes copied and to copy, by all copies together."""
+    """Works on one SR. `progress` hears of bytes copied and to copy, by all copies together.
 
-    def __init__(self, repository: Repository, progress: Progress = no_progress) -> None:
+    `crash`: see `sm.gc.worker.Setting`.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        progress: Progress = no_progress,
+        crash: Callable[[], None] | None = None,
+    ) -> None:
         self._repository = repository
         self._progress = progress
+        self._crash = crash
         self._worker: Worker | None = None
 
     @contextmanager
@@ -71,7 +80,8 @@ class Collector:
         return self.plan().waiting
 
     def _steps(self, mode: Mode) -> Iterator[Step]:
-        self._worker = Worker(self._repository, Setting(mode, progress=self._progress))
+        setting = Setting(mode, progress=self._progress, crash=self._crash)
+        self._worker = Worker(self._repository, setting)
         for job in self._worker.run():
             if job.end is not None and job.end.done is not None:
                 yield Step(job.end.done, job.seconds)

@@ -17,6 +17,10 @@ SPEED_SECONDS = 5.0
 """The speed of a job is that of its last so many seconds."""
 
 
+def nobody() -> None:
+    """Nobody wants anything."""
+
+
 class Control:
     """One job's line to its worker. Safe with the thread of the job and that of the worker.
 
@@ -36,6 +40,9 @@ class Control:
         self._limit = limit
         self._throttle = Throttle(limit, clock)
         self._stop: BaseException | None = None
+        self._wanted: Callable[[], None] = nobody
+        self.keeps_itself = False
+        """Whether who copies keeps to the limit by itself, and need not be held back."""
         self._samples: deque[tuple[float, int]] = deque()
 
     def __call__(self, done: int, total: int) -> None:
@@ -44,18 +51,24 @@ class Control:
         self.done, self.total = done, total
         self._progress(done, total)
         self.check()
-        self._throttle.spend(moved, self.check)
         self._sample()
+        if not self.keeps_itself:
+            self._throttle.spend(moved, self.check)
 
     def halt(self, reason: BaseException) -> None:
         """Have the job end with `reason` at its next safe point; the first one said counts."""
         if self._stop is None:
             self._stop = reason
 
+    def give_way(self, wanted: Callable[[], None]) -> None:
+        """Ask at each safe point whether somebody wants the images: `wanted` then raises."""
+        self._wanted = wanted
+
     def check(self) -> None:
-        """Raise what `halt` said, if it did."""
+        """Raise what `halt` said, if it did, or that somebody wants the images."""
         if self._stop is not None:
             raise self._stop
+        self._wanted()
 
     @property
     def halted(self) -> bool:

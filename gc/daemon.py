@@ -45,9 +45,15 @@ HOLD_POLL_SECONDS = 0.2
 
 SUPERVISED_STDIN = 0
 
+CRASH_STATUS = 3
+"""Exit status after work that came to no safe point."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `sm-gc`; the exit status is 0 when all went well, 1 after an error."""
+    """Run `sm-gc`; the exit status is 0 when all went well, 1 after an error.
+
+    It is `CRASH_STATUS` when work was left as by a crash, because somebody else wanted the SR.
+    """
     options = _parser().parse_args(arguments)
     try:
         settings = config.load(options.root)
@@ -101,6 +107,10 @@ class _Stop:
         if self.told.is_set():
             call()
 
+    def crash(self) -> None:
+        """End at once, and leave everything as a crash does."""
+        os._exit(0 if self.told.is_set() else CRASH_STATUS)
+
     def _heard(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         if not self.told.is_set():
@@ -115,7 +125,7 @@ class _Stop:
 def _one(options: argparse.Namespace, settings: Settings, pool: Pool, stop: _Stop) -> None:
     repository = Repository.open(options.sr, settings, pool)
     if options.recover or options.once:
-        collector = Collector(repository)
+        collector = Collector(repository, crash=stop.crash)
         stop.on(collector.stop)
         with collector.alone():
             if options.recover:
@@ -138,6 +148,7 @@ def _serve(repository: Repository, stop: _Stop, *, supervised: bool) -> None:
             Mode.SERVICE,
             quiet_until=attached + settings.gc_quiet_seconds if supervised else 0.0,
             parent=SUPERVISED_STDIN if supervised else None,
+            crash=stop.crash,
         )
         worker = Worker(repository, setting)
         stop.on(worker.stop)

@@ -196,6 +196,7 @@ def copy(repository: Repository, work: Work, control: Control) -> int:
     cow = repository.formats.cow(work.target.format)
     heard = yielding(repository, work.claim, control)
     steps = replace(work.steps, bytes_per_second=control.bytes_per_second)
+    control.keeps_itself = bool(cow.copies_by_tool and work.into and not steps.wanted)
     try:
         copied = in_background(lambda: _copy(cow, work, heard, steps))
         prove(repository, work.target, work.held)
@@ -218,15 +219,15 @@ def _copy(cow: CowUtil, work: Work, progress: Progress, steps: Steps) -> int:
     return cow.pull(work.chain, work.below, progress, steps)
 
 
-def yielding(repository: Repository, claim: Claim, progress: Progress) -> Progress:
-    """`progress` that ends the work when somebody wants the claimed images."""
+def yielding(repository: Repository, claim: Claim, control: Control) -> Control:
+    """The control of a job that from now on also ends when somebody wants the claimed images."""
 
-    def heard(done: int, total: int) -> None:
+    def wanted() -> None:
         if claims.asked_to_yield(repository, claim):
             raise Overtaken("the merge gave way to the activation or change of a disk above it")
-        progress(done, total)
 
-    return heard
+    control.give_way(wanted)
+    return control
 
 
 def prove(repository: Repository, target: ImageRef, held: Extents) -> None:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 
 from sm import users
-from sm.cowutil.base import Progress
 from sm.cowutil.errors import Cancelled
 from sm.datapath.base import JobState, OutcomeUnknown
 from sm.errors import SmError
@@ -46,13 +45,14 @@ def commit(repository: Repository, work: Work, serving: Sequence[User], control:
         merge.release(repository, work.entry)
         raise Overtaken("the images are open in more than one datapath, or only to be read")
     entry = repository.journal.advance(work.entry, STAGE, host=user.host, vdi=user.vdi)
-    heard = merge.yielding(repository, work.claim, control)
+    merge.yielding(repository, work.claim, control)
+    control.keeps_itself = True
     try:
         top, base = entry.key, entry.data["into"]
         limit = control.bytes_per_second
         wanted = {"vdi_uuid": user.vdi, "top": top, "base": base, **_rate(limit)}
         ask(repository, user.host, "commit_start", **wanted)
-        _watch(repository, user, heard, control, limit)
+        _watch(repository, user, control, limit)
     except Cancelled:
         settle(repository, entry)
         raise
@@ -98,9 +98,7 @@ def _rate(limit: int | None) -> dict[str, str]:
     return {} if limit is None else {"rate": str(limit)}
 
 
-def _watch(
-    repository: Repository, user: User, progress: Progress, control: Control, limit: int | None
-) -> None:
+def _watch(repository: Repository, user: User, control: Control, limit: int | None) -> None:
     """Wait for the end of a commit; returns when the data is in the base.
 
     `limit` is the one that it began with; a host is told when another holds.
@@ -118,7 +116,7 @@ def _watch(
             raise SmError(f"the datapath of {user.vdi} could not merge: {job['error']}")
         if state != JobState.RUNNING:
             raise Overtaken(f"the commit in the datapath of {user.vdi} was ended: {state}")
-        progress(job["done"], job["total"])
+        control(job["done"], job["total"])
         time.sleep(pause)
         pause = min(LAST_POLL_SECONDS, pause * 1.5)
 

@@ -79,6 +79,8 @@ class Setting:
     quiet_until: float = 0.0
     parent: int | None = None
     progress: Progress = no_progress
+    crash: Callable[[], None] | None = None
+    """Ends the process when a job comes to no safe point. Without it the job is waited for."""
 
 
 class Worker:
@@ -271,8 +273,12 @@ class Worker:
         if self._jobs:
             self._reporter.write(State.STOPPING, now, jobs=self._jobs)
         for job in self._jobs:
-            if not job.join(max(0.0, deadline - time.monotonic())):
-                log.warning("job %s comes to no safe point; it is left as by a crash", job.id)
+            while not job.join(max(0.0, deadline - time.monotonic())):
+                if self._setting.crash is not None:
+                    # While we hold the lock: nobody else may be at the images beside the job.
+                    log.warning("job %s comes to no safe point; it is left as by a crash", job.id)
+                    self._setting.crash()
+                deadline = time.monotonic() + STOP_SECONDS
         waiting = self._backlog.delayed(None, now, self._busy())
         self._reporter.write(State.STOPPED, now, waiting=waiting)
 

@@ -45,6 +45,8 @@ class Qcow2Util(CowUtil):
     parent_formats: ClassVar[frozenset[str]] = frozenset({"qcow2", "raw"})
     merged_beside: ClassVar[bool] = False  # an open image has its tables cached, to be written back
 
+    copies_by_tool: ClassVar[bool] = True
+
     def __init__(self, runner: ToolRunner) -> None:
         self._runner = runner
         self._raw = RawFormat(runner)

@@ -179,8 +179,12 @@ class CommittingDatapath(Datapath):
     """Whether one commit may be of more than one image; else `base` is the parent of `top`."""
 
     @abstractmethod
-    def start_commit(self, disk: Disk, top: ImageRef, base: ImageRef) -> None:
+    def start_commit(
+        self, disk: Disk, top: ImageRef, base: ImageRef, bytes_per_second: int = 0
+    ) -> None:
         """Begin to merge `top`, and all between, into `base`; both are below the leaf.
+
+        It copies no faster than `bytes_per_second`, 0 for no limit; see `limit_commit`.
 
         Raises `Busy` when the disk has another job.
         """

@@ -100,8 +100,7 @@ def _commit_start(repository: Repository, arguments: Arguments) -> Answer:
             top, base = named[arguments["top"]], named[arguments["base"]]
         except KeyError as error:
             raise SmError(f"{disk.vdi} does not have {error} open") from error
-        datapath.start_commit(disk, top, base)
-        _limit(datapath, disk, arguments)
+        datapath.start_commit(disk, top, base, _rate(arguments) or 0)
         return {}
 
 
@@ -115,16 +114,18 @@ def _commit_look(repository: Repository, arguments: Arguments) -> Answer:
         job = None
         if found is not None and isinstance(found[0], CommittingDatapath):
             job = found[0].job(disk)
-            if job is not None and job.state is JobState.RUNNING:
-                _limit(found[0], disk, arguments)
+            rate = _rate(arguments)
+            if rate is not None and job is not None and job.state is JobState.RUNNING:
+                found[0].limit_commit(disk, rate)
         return _tell(job)
 
 
-def _limit(datapath: CommittingDatapath, disk: Disk, arguments: Arguments) -> None:
+def _rate(arguments: Arguments) -> int | None:
+    """Bytes per second that a commit may copy, 0 for no limit; None where nothing is said."""
     if "rate" not in arguments:
-        return
+        return None
     try:
-        datapath.limit_commit(disk, int(arguments["rate"]))
+        return int(arguments["rate"])
     except ValueError as error:
         raise BadRequest(f"the rate is {arguments['rate']!r}") from error
 

@@ -142,6 +142,21 @@ def test_a_throttled_copy_hears_of_a_stop() -> None:
     assert (control.done, control.total, control.halted) == (1000, 2000, True)
 
 
+def test_a_throttled_copy_gives_way() -> None:
+    def wanted() -> None:
+        if time.monotonic() - began > 0.2:
+            raise KeyError
+
+    control, began = Control(limit=lambda: 1), time.monotonic()
+    control.give_way(wanted)
+    with pytest.raises(KeyError):
+        control(1000, 2000)
+    assert time.monotonic() - began < 10
+    by_tool = Control(limit=lambda: 1)
+    by_tool.keeps_itself = True
+    by_tool(1 << 40, 1 << 41)
+
+
 def test_speed_is_that_of_the_last_seconds() -> None:
     clock = Clock()
     control = Control(clock=clock)

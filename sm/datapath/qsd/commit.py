@@ -50,7 +50,7 @@ class Merge:
         return cls(chain[first - 1], tuple(chain[first:last]), chain[last], below)
 
 
-def start(qmp: Qmp, merge: Merge) -> None:
+def start(qmp: Qmp, merge: Merge, bytes_per_second: int) -> None:
     """Begin the job. Refuses what the daemon would not, and what would change the disk."""
     sizes = nodes.sizes(qmp)
     run = (*merge.merged, merge.base)
@@ -68,6 +68,7 @@ def start(qmp: Qmp, merge: Merge) -> None:
             "top-node": merge.merged[0].format,
             "base-node": merge.base.format,
             "backing-file": merge.base.image.path.name,
+            "speed": bytes_per_second,
             "auto-finalize": False,
             "auto-dismiss": False,
         },

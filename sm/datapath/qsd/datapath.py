@@ -144,7 +144,9 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
 
     # Commits
 
-    def start_commit(self, disk: Disk, top: ImageRef, base: ImageRef) -> None:
+    def start_commit(
+        self, disk: Disk, top: ImageRef, base: ImageRef, bytes_per_second: int = 0
+    ) -> None:
         """Begin a merge inside the daemon."""
         note = self._require_running(disk)
         if top not in note.chain or base not in note.chain:
@@ -160,7 +162,7 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
                 raise Busy(f"{disk.vdi} has a commit")
             self._notes.write(with_nodes(note, own, {"top": top_node, "base": base_node}))
             try:
-                commit.start(qmp, merge)
+                commit.start(qmp, merge, bytes_per_second)
             except OutcomeUnknown:
                 raise
             except DatapathFailed:

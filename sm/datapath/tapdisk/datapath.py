@@ -184,7 +184,9 @@ class TapdiskDatapath(CommittingDatapath):
         raise DatapathFailed(f"tapdisk's statistics have {counted!r:.100} for sectors")
 
     @refusing()
-    def start_commit(self, disk: Disk, top: ImageRef, base: ImageRef) -> None:
+    def start_commit(
+        self, disk: Disk, top: ImageRef, base: ImageRef, bytes_per_second: int = 0
+    ) -> None:
         """Begin to merge `top` into `base`, its parent, in a chain of QCOW2.
 
         `Unimplemented` for a run of images, and for a base that has a parent itself, unless this
@@ -199,6 +201,8 @@ class TapdiskDatapath(CommittingDatapath):
             self.refresh(disk, vbd.note.chain)
             vbd = self._require(disk)
         self._jobs.start(vbd, top, base)
+        if bytes_per_second:
+            self.limit_commit(disk, bytes_per_second)
 
     def job(self, disk: Disk) -> Job | None:
         """How the commit stands; tapdisk is asked seldom, whatever the pace of the calls.
