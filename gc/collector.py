@@ -13,9 +13,18 @@ from sm import claims, snapshot, users
 from sm.cowutil.base import CowUtil, Progress, no_progress
 from sm.cowutil.errors import ImageError
 from sm.errors import HostUnreachable, SmError
-from sm.gc import coalesce, leaf, merge
+from sm.gc import coalesce, leaf
 from sm.gc.merge import Done, Overtaken
-from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce, Plan, Situation, Waiting, plan
+from sm.gc.planner import (
+    Action,
+    Coalesce,
+    Delete,
+    Plan,
+    Situation,
+    Waiting,
+    plan,
+    subject_of,
+)
 from sm.gc.recovery import recover
 from sm.repository import Repository
 from sm.scan import Scan
@@ -57,16 +66,20 @@ class Collector:
 
     def plan(self) -> Plan:
         """What would be done now. Changes nothing."""
-        with self._repository.locked("plan"):
-            return self._plan()
+        return self.look()[1]
 
-    def _plan(self) -> Plan:
+    def look(self) -> tuple[Scan, Plan]:
+        """What is there, and what would be done about it now. Changes nothing."""
+        with self._repository.locked("plan"):
+            return self._look()
+
+    def _look(self) -> tuple[Scan, Plan]:
         found = self._repository.scan()
-        return self._without_failed(plan(found.forest, self._situation(found)))
+        return found, self._without_failed(plan(found.forest, self._situation(found)))
 
     def _confirm(self, action: Action) -> None:
         """Decide anew under the SR lock: since the plan was made, names may have changed."""
-        if action not in self._plan().actions:
+        if action not in self._look()[1].actions:
             raise Overtaken("the images changed since the work was planned")
 
     def recover(self) -> None:
@@ -169,7 +182,6 @@ def _leaf_kept(other_config: Mapping[str, str], on_boot: str, allow_caching: boo
 
 
 def _failure(action: Action, error: Exception) -> Waiting:
-    subject = action.leaf if isinstance(action, LeafCoalesce) else action.images[0]
     if isinstance(error, Overtaken):
         code = "overtaken"
     elif isinstance(error, HostUnreachable):
@@ -178,15 +190,4 @@ def _failure(action: Action, error: Exception) -> Waiting:
         code = "no-space"
     else:
         code = "failed"
-    return Waiting(subject, code, str(error))
-
-
-def expected_bytes(repository: Repository, action: Action) -> int:
-    """How many guest bytes an action would copy, from the tables of the images."""
-    if isinstance(action, Delete):
-        return 0
-    forest = repository.look("plan").forest
-    top = action.leaf if isinstance(action, LeafCoalesce) else action.images[0]
-    chain = merge.chain_from(repository, forest, top)
-    into = len(action.images) + isinstance(action, LeafCoalesce)
-    return merge.bytes_to_copy(repository, chain, into)
+    return Waiting(subject_of(action), code, str(error))

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+FILE = "gc.db"
+"""Its name in the root of the host."""
+
 KEPT_JOBS = 10_000
 """So many finished jobs of each SR are remembered."""
 

@@ -75,8 +75,8 @@ def bytes_to_copy(repository: Repository, chain: Sequence[ImageRef], into: int) 
     return held.total
 
 
-def require_space(repository: Repository, chain: Sequence[ImageRef], into: int) -> None:
-    """Raise `SrNoSpace` unless the target can take what it does not hold yet."""
+def bytes_needed(repository: Repository, chain: Sequence[ImageRef], into: int) -> int:
+    """How much free space a merge into `chain[into]` wants for what that does not hold yet."""
     target = chain[into]
     own = repository.formats.get(target.format).allocated_extents(target.path)
     growth = 0
@@ -84,10 +84,15 @@ def require_space(repository: Repository, chain: Sequence[ImageRef], into: int) 
         held = repository.formats.get(image.format).allocated_extents(image.path)
         growth += held.minus(own).total
         own = own.union(held)
-    need = growth + growth // 512 + SPARE_BYTES
-    free = repository.store.space().free
+    return growth + growth // 512 + SPARE_BYTES
+
+
+def require_space(repository: Repository, chain: Sequence[ImageRef], into: int) -> None:
+    """Raise `SrNoSpace` unless the target can take what it does not hold yet."""
+    need, free = bytes_needed(repository, chain, into), repository.store.space().free
     if need > free:
-        raise SrNoSpace(f"merging into {target.path.name} needs {need} bytes, {free} are free")
+        name = chain[into].path.name
+        raise SrNoSpace(f"merging into {name} needs {need} bytes, {free} are free")
 
 
 def start(

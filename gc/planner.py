@@ -49,6 +49,11 @@ class LeafCoalesce:
 Action = Delete | Coalesce | LeafCoalesce
 
 
+def subject_of(action: Action) -> str:
+    """The UUID of the one image that stands for an action where its failures are remembered."""
+    return action.leaf if isinstance(action, LeafCoalesce) else action.images[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Why an image that could be merged or deleted is not, now. `code` is stable."""

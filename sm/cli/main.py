@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from sm import log
-from sm.cli import explain, gc_commands, host_commands, sr_commands, tree_view, vdi_commands
+from sm.cli import (
+    explain,
+    gc_commands,
+    gc_history,
+    gc_plan,
+    gc_status,
+    host_commands,
+    sr_commands,
+    tree_view,
+    vdi_commands,
+)
 from sm.cli.admin import Admin, open_admin
 from sm.cli.image_table import IMAGE_COMMANDS, FileCommand, Option
 from sm.cli.output import Output
@@ -47,6 +57,13 @@ class Command:
         return inspect.cleandoc(self.run.__doc__ or "")
 
 
+def _count(text: str) -> int:
+    """A whole number from 1, for `argparse`."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
 def _arg(*names: str, **keywords: Any) -> Option:
     return names, keywords
 
@@ -55,6 +72,7 @@ _SR = _arg("sr", help="the SR: UUID, a unique beginning of it, or name")
 _VDI = _arg("vdi", help="the VDI: UUID, a unique beginning of it, or name")
 _OF_SR = _arg("--sr", required=True, help="the SR: UUID, a unique beginning of it, or name")
 _ANY_SR = _arg("--sr", help="only this SR")
+_WATCH = _arg("--watch", action="store_true", help="show it anew at each change, until ctrl-C")
 _NAME = _arg("--name", default="", help="a name for it")
 _ABOUT = _arg("--description", default="", help="a description")
 _CONFIG = _arg(
@@ -136,7 +154,17 @@ COMMANDS: Sequence[Command] = (
         gc_commands.run,
         (_OF_SR, _arg("--dry-run", action="store_true", help="only say what would be done")),
     ),
-    Command("gc", "status", gc_commands.status, (_ANY_SR,)),
+    Command("gc", "status", gc_status.status, (_ANY_SR, _WATCH)),
+    Command("gc", "plan", gc_plan.plan, (_ANY_SR,)),
+    Command(
+        "gc",
+        "history",
+        gc_history.history,
+        (
+            _ANY_SR,
+            _arg("--limit", type=_count, default=50, help="at most so many (default: 50)"),
+        ),
+    ),
     Command(
         "host",
         "add",
