@@ -16,7 +16,7 @@ from sm import keys, snapshot
 from sm.attachment import Attachment, Attachments
 from sm.config import Settings
 from sm.errors import SmError, SrInUse, SrNotEmpty
-from sm.owner import Owner
+from sm.owner import has_ended
 from sm.pool.base import NewVdi, Pool
 from sm.publish import apply_update
 from sm.records import BASE_COPY_NAME, reconcile, sm_config_of
@@ -92,7 +92,7 @@ def _clear_marks(pool: Pool, sr_uuid: str, host_uuid: str) -> None:
         if key in record.sm_config:
             pool.remove_from_vdi_sm_config(record.ref, key)
         mark = record.sm_config.get(keys.ACTIVATING)
-        if mark is not None and Owner.parse(mark).ended(host_uuid):
+        if mark is not None and has_ended(mark, host_uuid):
             pool.remove_from_vdi_sm_config(record.ref, keys.ACTIVATING)
 
 

@@ -16,6 +16,8 @@ MEMBERS = (
     "sm/plugin.py",
     "sm/py.typed",
     "sm/etc/error_codes.json",
+    "sm/etc/finding_codes.json",
+    "sm/doctor/findings.py",
     "sm/etc/systemd/sm-hostd.service",
     "sm/etc/xapi.d/plugins/sm",
     "sm/etc/xapi.d/plugins/tapdisk-pause",

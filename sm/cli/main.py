@@ -13,6 +13,7 @@ from typing import Any
 
 from sm import log
 from sm.cli import (
+    doctor,
     explain,
     gc_commands,
     gc_history,
@@ -186,6 +187,32 @@ COMMANDS: Sequence[Command] = (
     ),
 )
 
+ALONE: Sequence[Command] = (
+    Command(
+        "",
+        "doctor",
+        doctor.doctor,
+        (
+            _ANY_SR,
+            _arg("--check", action="store_true", help="examine every image whole"),
+            _arg("--fix", action="store_true", help="mend what can be mended without risk"),
+            _arg("--yes", action="store_true", help="do not ask before"),
+        ),
+    ),
+    Command(
+        "",
+        "explain",
+        explain.explain,
+        (
+            _arg(
+                "code",
+                help="a number or name, as in an error, a reason of the collector, or a finding",
+            ),
+        ),
+    ),
+)
+"""Commands of one word."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
@@ -245,19 +272,19 @@ def _parser() -> argparse.ArgumentParser:
         if command.group not in made:
             group = groups.add_parser(command.group, help=helps[command.group])
             made[command.group] = group.add_subparsers(metavar="ACTION", required=True)
-        about = command.about
-        sub = made[command.group].add_parser(
-            command.name, help=about, description=command.description
-        )
-        _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
-        for names, keywords in command.arguments:
-            sub.add_argument(*names, **keywords)
-        sub.set_defaults(command=command)
-    sub = groups.add_parser("explain", help="what a code means")
-    _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
-    sub.add_argument("code", help="a number or name, as in an error, or a reason of the collector")
-    sub.set_defaults(command=Command("", "explain", explain.explain))
+        _add(made[command.group], command)
+    for command in ALONE:
+        _add(groups, command)
     return parser
+
+
+def _add(actions: Any, command: Command | FileCommand) -> None:
+    """Let a parser know one command and its arguments."""
+    sub = actions.add_parser(command.name, help=command.about, description=command.description)
+    _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
+    for names, keywords in command.arguments:
+        sub.add_argument(*names, **keywords)
+    sub.set_defaults(command=command)
 
 
 def _accept_everywhere(parser: argparse.ArgumentParser, **defaults: Any) -> None:
