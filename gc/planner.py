@@ -49,6 +49,10 @@ class LeafCoalesce:
 Action = Delete | Coalesce | LeafCoalesce
 
 
+ACTION_NAMES = {Delete: "delete", Coalesce: "coalesce", LeafCoalesce: "leaf-coalesce"}
+"""What each kind of action is called in results, history and figures."""
+
+
 def subject_of(action: Action) -> str:
     """The UUID of the one image that stands for an action where its failures are remembered."""
     return action.leaf if isinstance(action, LeafCoalesce) else action.images[0]

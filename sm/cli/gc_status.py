@@ -15,12 +15,10 @@ from sm.cli.times import show_seconds, show_time
 from sm.cli.watch import watch
 from sm.errors import SrUnavailable
 from sm.gc.overview import NO_WORKER, Overview, overview
-from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce
+from sm.gc.planner import ACTION_NAMES, Action, Delete, LeafCoalesce
 from sm.gc.status import RunningJob
 from sm.owner import Owner
 from sm.pool.base import SrRecord
-
-ACTION_NAMES = {Delete: "delete", Coalesce: "coalesce", LeafCoalesce: "leaf-coalesce"}
 
 
 def status(admin: Admin, options: Namespace) -> None:

@@ -17,6 +17,7 @@ from sm.cli import (
     explain,
     gc_commands,
     gc_history,
+    gc_metrics,
     gc_plan,
     gc_status,
     host_commands,
@@ -164,6 +165,15 @@ COMMANDS: Sequence[Command] = (
         (
             _ANY_SR,
             _arg("--limit", type=_count, default=50, help="at most so many (default: 50)"),
+        ),
+    ),
+    Command(
+        "gc",
+        "metrics",
+        gc_metrics.metrics,
+        (
+            _arg("--output", metavar="FILE", help="into a file, replaced whole"),
+            _arg("--listen", metavar="ADDRESS", help="unix:/path, HOST:PORT or PORT"),
         ),
     ),
     Command(
