@@ -130,7 +130,7 @@ COMMANDS: Sequence[Command] = (
         "vdi",
         "tree",
         tree_view.tree,
-        (_arg("vdi", nargs="?", help="only the tree of this VDI"), _ANY_SR),
+        (_arg("vdi", nargs="?", help="only the tree of this VDI"), _ANY_SR, _WATCH),
     ),
     Command("vdi", "check", vdi_commands.check, (_VDI,)),
     Command(
