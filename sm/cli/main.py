@@ -75,6 +75,7 @@ _VDI = _arg("vdi", help="the VDI: UUID, a unique beginning of it, or name")
 _OF_SR = _arg("--sr", required=True, help="the SR: UUID, a unique beginning of it, or name")
 _ANY_SR = _arg("--sr", help="only this SR")
 _WATCH = _arg("--watch", action="store_true", help="show it anew at each change, until ctrl-C")
+_DRY = _arg("--dry-run", action="store_true", help="only say what it would cost, or why not")
 _NAME = _arg("--name", default="", help="a name for it")
 _ABOUT = _arg("--description", default="", help="a description")
 _CONFIG = _arg(
@@ -122,8 +123,8 @@ COMMANDS: Sequence[Command] = (
         (_ANY_SR, _arg("--all", action="store_true", help="hidden images as well")),
     ),
     Command("vdi", "show", vdi_commands.show, (_VDI,)),
-    Command("vdi", "snapshot", vdi_commands.snapshot, (_VDI, _NAME)),
-    Command("vdi", "clone", vdi_commands.clone, (_VDI, _NAME)),
+    Command("vdi", "snapshot", vdi_commands.snapshot, (_VDI, _NAME, _DRY)),
+    Command("vdi", "clone", vdi_commands.clone, (_VDI, _NAME, _DRY)),
     Command("vdi", "resize", vdi_commands.resize, (_VDI, _SIZE)),
     Command("vdi", "delete", vdi_commands.delete, (_VDI,)),
     Command(
