@@ -350,6 +350,11 @@ def test_alerts_and_dashboard_name_only_what_is_exported(site: Site) -> None:
     assert named == set(exported), "what is exported and shown nowhere"
 
 
+def test_the_documentation_names_every_figure_and_no_other(site: Site) -> None:
+    text = (ETC.parent / "docs" / "cli.md").read_text()
+    assert set(re.findall(r"`(sm_[a-z_]+)`", text)) == set(_exported(site))
+
+
 def test_every_alert_is_whole() -> None:
     alerts = yaml.safe_load((ETC / "prometheus" / "sm-alerts.yml").read_text())
     rules = [rule for group in alerts["groups"] for rule in group["rules"]]
