@@ -54,9 +54,13 @@ class Entry:
 def parse(content: bytes) -> Entry:
     """An entry from its record; ValueError for something else."""
     try:
-        return Entry(**json.loads(content))
+        entry = Entry(**json.loads(content))
     except TypeError as error:
         raise ValueError(f"not a journal entry: {content[:100]!r}") from error
+    if not isinstance(entry.data, dict):
+        raise ValueError(f"not a journal entry: {content[:100]!r}")
+    Owner.parse(entry.owner)
+    return entry
 
 
 class Journal:
