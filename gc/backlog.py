@@ -16,7 +16,7 @@ from sm.gc.conditions import Barrier
 from sm.gc.decision import Decision
 from sm.gc.jobs import Job, Work
 from sm.gc.ledger import Failure, Ledger, Result
-from sm.gc.planner import Action, Delete, Plan, Waiting
+from sm.gc.planner import Action, Delete, Plan, Waiting, subject_of
 from sm.gc.schedule import Candidate, Kind, due
 from sm.gc.status import Delayed
 from sm.journal import Entry
@@ -77,7 +77,7 @@ class Backlog:
         actions = () if recover_only else found.plan.actions
         works: list[Work] = [*recovery.unsettled(self._repository), *actions]
         self._waiting = found.plan.waiting
-        subjects = {decision.subject(action) for action in actions}
+        subjects = {subject_of(action) for action in actions}
         since = dict.fromkeys(subjects, now)
         with self._doing_without():
             since = self._ledger.waiting_since(sr, subjects, now)
@@ -126,7 +126,7 @@ class Backlog:
         if barrier is not None:
             for action in plan.actions:
                 if not isinstance(action, Delete):
-                    subject = decision.subject(action)
+                    subject = subject_of(action)
                     said = Waiting(subject, barrier.state.value, barrier.reason)
                     waiting.setdefault(action, said)
         return Plan(
@@ -220,7 +220,7 @@ def _claim_key(entry: Entry) -> str:
 
 
 def _subject(work: Work) -> str:
-    return work.key if isinstance(work, Entry) else decision.subject(work)
+    return work.key if isinstance(work, Entry) else subject_of(work)
 
 
 def _key(work: Work) -> Hashable:

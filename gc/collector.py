@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sm.cowutil.base import Progress, no_progress
-from sm.gc.decision import decide
+from sm.gc.decision import Decision, decide
 from sm.gc.merge import Done
 from sm.gc.planner import Plan, Waiting
 from sm.gc.worker import Mode, Setting, Worker
@@ -50,12 +50,16 @@ class Collector:
 
     def plan(self) -> Plan:
         """What would be done now; what the last run tried in vain is waiting. Changes nothing."""
+        return self.look().plan
+
+    def look(self) -> Decision:
+        """What would be done now, and the trees that it is about. Changes nothing."""
         with self._repository.locked("plan"):
-            found = decide(self._repository).plan
+            found = decide(self._repository)
         if self._worker is None:
             return found
         barrier, backlog = self._worker.unfinished()
-        return backlog.without_tried(found, barrier)
+        return replace(found, plan=backlog.without_tried(found.plan, barrier))
 
     def run(self) -> Iterator[Step]:
         """Do all that can be done; only inside `alone`.

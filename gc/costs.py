@@ -8,7 +8,7 @@ nothing that he reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sm import users
@@ -55,6 +55,18 @@ def cost(repository: Repository, forest: Forest, action: Action) -> Cost:
         bytes_needed=space_for(growth),
         bytes_freed=sum(forest[uuid].used for uuid in run if uuid != run[stays]),
     )
+
+
+def worst_moment(costs: Iterable[Cost]) -> int:
+    """How much free space all of it wants at once, done one after the other. Never below 0.
+
+    What an action writes stays; what it gives back is there for the next.
+    """
+    taken, most = 0, 0
+    for each in costs:
+        most = max(most, taken + each.bytes_needed)
+        taken += each.bytes_needed - each.bytes_freed
+    return most
 
 
 def way(repository: Repository, forest: Forest, action: Merge) -> Merge | Pull:

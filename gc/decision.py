@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sm import users
 from sm.cowutil.base import CowUtil
-from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce, Plan, Situation, plan
+from sm.gc.planner import Action, Coalesce, Delete, Plan, Situation, plan, subject_of
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.tree import Forest
@@ -69,14 +69,9 @@ def _leaf_kept(other_config: Mapping[str, str], on_boot: str, allow_caching: boo
     return None
 
 
-def subject(action: Action) -> str:
-    """The image by which an action is remembered: in the ledger, and in what waits."""
-    return action.leaf if isinstance(action, LeafCoalesce) else action.images[0]
-
-
 def images_of(action: Action) -> frozenset[str]:
     """All images that an action deletes or changes."""
-    named = set(action.images) | {subject(action)}
+    named = set(action.images) | {subject_of(action)}
     if not isinstance(action, Delete):
         named.add(action.into)
     return frozenset(named)

@@ -17,7 +17,7 @@ from sm.gc import coalesce, costs, decision, leaf, pull, recovery
 from sm.gc.control import Control
 from sm.gc.ledger import FinishedJob, Result
 from sm.gc.merge import Done, Halted, Overtaken
-from sm.gc.planner import Action, Coalesce, Delete
+from sm.gc.planner import Action, Coalesce, Delete, subject_of
 from sm.gc.schedule import Running
 from sm.gc.status import RunningJob
 from sm.journal import Entry
@@ -88,7 +88,7 @@ class Job:
     @property
     def subject(self) -> str:
         """The image by which the work is remembered."""
-        return self.work.key if isinstance(self.work, Entry) else decision.subject(self.work)
+        return self.work.key if isinstance(self.work, Entry) else subject_of(self.work)
 
     @property
     def name(self) -> str:

@@ -35,6 +35,12 @@ CREATE TABLE IF NOT EXISTS job (
     result TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS job_of_sr ON job (sr, began);
+CREATE TABLE IF NOT EXISTS total (
+    sr TEXT NOT NULL, action TEXT NOT NULL, result TEXT NOT NULL, code TEXT NOT NULL,
+    jobs INTEGER NOT NULL, seconds REAL NOT NULL, bytes_copied INTEGER NOT NULL,
+    bytes_freed INTEGER NOT NULL, pause_seconds REAL NOT NULL,
+    PRIMARY KEY (sr, action, result, code)
+) STRICT;
 CREATE TABLE IF NOT EXISTS failure (
     sr TEXT NOT NULL, subject TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL,
     count INTEGER NOT NULL, next_attempt REAL NOT NULL, PRIMARY KEY (sr, subject)
@@ -79,6 +85,20 @@ class FinishedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Total:
+    """All jobs of an SR that ended alike, those included that are not remembered one by one."""
+
+    action: str
+    result: Result
+    code: str
+    jobs: int
+    seconds: float
+    bytes_copied: int
+    bytes_freed: int
+    pause_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Work on `subject` (an image UUID) that failed `count` times in a row."""
 
@@ -113,6 +133,7 @@ class Ledger:
     def finished(self, job: FinishedJob) -> None:
         """Remember a job that has ended, and forget the oldest beyond the limit."""
         with self._open() as database:
+            _add_to_total(database, job)
             database.execute(
                 "INSERT OR REPLACE INTO job VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -127,6 +148,18 @@ class Ledger:
                 " (SELECT id FROM job WHERE sr = ? ORDER BY began DESC LIMIT ?)",
                 (job.sr, job.sr, KEPT_JOBS),
             )
+
+    def totals(self, sr: str) -> list[Total]:
+        """What all jobs of an SR come to; never less than before, but when the file is lost."""
+        query = (
+            "SELECT action, result, code, jobs, seconds, bytes_copied, bytes_freed, pause_seconds"
+            " FROM total WHERE sr = ? ORDER BY action, result, code"
+        )
+        with self._open() as database:
+            return [
+                Total(action, Result(result), *rest)
+                for action, result, *rest in database.execute(query, (sr,))
+            ]
 
     def history(self, sr: str | None = None, limit: int = 50) -> list[FinishedJob]:
         """The last jobs, newest first; of all SRs where none is named."""
@@ -195,6 +228,24 @@ class Ledger:
                     [(sr, subject, time) for subject, time in since.items()],
                 )
         return since
+
+
+def _add_to_total(database: sqlite3.Connection, job: FinishedJob) -> None:
+    """Count a job, unless it is known already."""
+    if database.execute("SELECT 1 FROM job WHERE id = ?", (job.id,)).fetchone():
+        return
+    database.execute(
+        "INSERT INTO total VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?)"
+        " ON CONFLICT (sr, action, result, code) DO UPDATE SET jobs = jobs + 1,"
+        " seconds = seconds + excluded.seconds,"
+        " bytes_copied = bytes_copied + excluded.bytes_copied,"
+        " bytes_freed = bytes_freed + excluded.bytes_freed,"
+        " pause_seconds = pause_seconds + excluded.pause_seconds",
+        (
+            *(job.sr, job.action, job.result.value, job.code, job.seconds),
+            *(job.bytes_copied, job.bytes_freed, job.pause_seconds),
+        ),
+    )
 
 
 def _job(row: tuple[str, ...]) -> FinishedJob:

@@ -50,6 +50,15 @@ Merge = Coalesce | LeafCoalesce
 Action = Delete | Merge
 
 
+ACTION_NAMES = {Delete: "delete", Coalesce: "coalesce", LeafCoalesce: "leaf-coalesce"}
+"""What each kind of action is called in results, history and figures."""
+
+
+def subject_of(action: Action) -> str:
+    """The UUID of the one image that stands for an action where its failures are remembered."""
+    return action.leaf if isinstance(action, LeafCoalesce) else action.images[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Why an image that could be merged or deleted is not, now. `code` is stable."""

@@ -22,7 +22,7 @@ from sm.datapath.choose import Datapaths
 from sm.datapath.links import Links
 from sm.errors import Busy, DuplicateKey, HostUnreachable, VdiInUse, VdiUnavailable
 from sm.hosts.calls import ask, host_by_uuid
-from sm.owner import Owner
+from sm.owner import Owner, has_ended, host_of
 from sm.pool.base import VdiRecord
 from sm.repository import Repository
 from sm.tree import Forest
@@ -82,7 +82,7 @@ def reset(repository: Repository, vdi_uuid: str, host_ref: str, *, certain: bool
     repository.pool.remove_from_vdi_sm_config(record.ref, keys.host_key(host_ref))
     owner = record.sm_config.get(keys.ACTIVATING)
     hosts = {host.uuid: host.ref for host in repository.pool.hosts()}
-    if owner is not None and hosts.get(Owner.parse(owner).host) == host_ref:
+    if owner is not None and hosts.get(host_of(owner) or "") == host_ref:
         repository.pool.remove_from_vdi_sm_config(record.ref, keys.ACTIVATING)
 
 
@@ -255,10 +255,15 @@ def _mark(repository: Repository, record: VdiRecord) -> None:
         repository.pool.add_to_vdi_sm_config(record.ref, keys.ACTIVATING, owner)
     except DuplicateKey as error:
         present = repository.vdi(record.uuid).sm_config.get(keys.ACTIVATING)
-        holder = Owner.parse(present) if present else "another process"
-        raise Busy(
-            f"{record.uuid} is being activated by {holder}; if that host is off, see 'sm vdi reset'"
-        ) from error
+        raise Busy(_who_activates(record.uuid, present)) from error
+
+
+def _who_activates(vdi_uuid: str, mark: str | None) -> str:
+    """Who holds the mark of an activation, and what to do about it if nobody does."""
+    if mark is None or host_of(mark) is not None:
+        holder = Owner.parse(mark) if mark else "another process"
+        return f"{vdi_uuid} is being activated by {holder}; if that host is off, see 'sm vdi reset'"
+    return f"{vdi_uuid} is marked {keys.ACTIVATING}={mark} by another program; see 'sm doctor'"
 
 
 def _clear_mark(repository: Repository, record: VdiRecord) -> None:
@@ -266,7 +271,7 @@ def _clear_mark(repository: Repository, record: VdiRecord) -> None:
     text = record.sm_config.get(keys.ACTIVATING)
     if text is None:
         return
-    stale = Owner.parse(text).ended(repository.settings.host_uuid)
+    stale = has_ended(text, repository.settings.host_uuid)
     if stale or _is_marked_here(repository, record):
         repository.pool.remove_from_vdi_sm_config(record.ref, keys.ACTIVATING)
 

@@ -33,13 +33,23 @@ class Claim:
 
 def standing(repository: Repository) -> list[Claim]:
     """The claims on the SR, read afresh."""
-    found = []
-    for key, value in repository.pool.sr_by_uuid(repository.uuid).sm_config.items():
-        if key.startswith((keys.CLAIM_PREFIX, keys.CHANGE_PREFIX)):
-            content = json.loads(value)
-            owner = Owner.parse(content["owner"])
-            found.append(Claim(key, content["id"], frozenset(content["images"]), owner))
-    return found
+    kept = repository.pool.sr_by_uuid(repository.uuid).sm_config
+    return [parse(key, value) for key, value in kept.items() if is_claim(key)]
+
+
+def is_claim(key: str) -> bool:
+    """Whether a key of an SR is that of a claim."""
+    return key.startswith((keys.CLAIM_PREFIX, keys.CHANGE_PREFIX))
+
+
+def parse(key: str, value: str) -> Claim:
+    """A claim from its key and value; ValueError for something else."""
+    try:
+        content = json.loads(value)
+        owner = Owner.parse(content["owner"])
+        return Claim(key, content["id"], frozenset(content["images"]), owner)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not a claim: {value!r}") from error
 
 
 def publish_merge(repository: Repository, target: str, images: Collection[str]) -> Claim:

@@ -51,6 +51,18 @@ class Entry:
         return Owner.parse(self.owner).ended(host)
 
 
+def parse(content: bytes) -> Entry:
+    """An entry from its record; ValueError for something else."""
+    try:
+        entry = Entry(**json.loads(content))
+    except TypeError as error:
+        raise ValueError(f"not a journal entry: {content[:100]!r}") from error
+    if not isinstance(entry.data, dict):
+        raise ValueError(f"not a journal entry: {content[:100]!r}")
+    Owner.parse(entry.owner)
+    return entry
+
+
 class Journal:
     """The entries of one SR. `observer` is told of every step before it is taken."""
 
@@ -62,7 +74,7 @@ class Journal:
     def entries(self) -> list[Entry]:
         """All entries, in the order of their names."""
         return [
-            Entry(**json.loads(content))
+            parse(content)
             for name, content in self._store.records().items()
             if name.startswith(PREFIX)
         ]

@@ -69,3 +69,22 @@ class Owner:
 
     def __str__(self) -> str:
         return f"{self.operation} (process {self.pid} on host {self.host})"
+
+
+def has_ended(text: str, host: str) -> bool:
+    """Whether `text` names an owner that is known to be gone; see `Owner.ended`.
+
+    What names no owner of ours is somebody else's, and may be in use.
+    """
+    try:
+        return Owner.parse(text).ended(host)
+    except ValueError:
+        return False
+
+
+def host_of(text: str) -> str | None:
+    """The UUID of the host of an owner; None for what names no owner of ours."""
+    try:
+        return Owner.parse(text).host
+    except ValueError:
+        return None

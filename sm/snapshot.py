@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sm import activation, claims, keys, users
@@ -60,6 +61,19 @@ class Copy:
     uuid: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a copy would cost now, in bytes, and how long the chain of the disk would then be.
+
+    The bytes are those of its new, empty images as their format lays them out, to within 64 KiB
+    each.
+    """
+
+    bytes_needed: int
+    depth: int
+    limit: int
+
+
 def make_way(repository: Repository, source_uuid: str) -> None:
     """Have merges give way to a copy of the disk: of its leaf, or of the chain that is served."""
 
@@ -84,15 +98,54 @@ def copy_vdi(repository: Repository, source_uuid: str, copy: Copy) -> str:
     if active:
         _require_quiet(repository, scan, source_uuid)
         users.served(repository, active)  # each answers, or nothing is begun
-    # Of an open leaf the tables on the storage may lag behind what its guest has written.
-    if parent is not None and not active and cow.allocated_size(repository.image(node).path) == 0:
+    if parent is not None and _needs_no_base(repository, cow, node, parent, active):
         _add_child(repository, cow, parent, node, wanted)
     else:
         _fork(repository, cow, node, wanted)
     return wanted.uuid
 
 
-def _source(repository: Repository, scan: Scan, record: VdiRecord) -> tuple[Node, CowUtil]:
+def preview(repository: Repository, source_uuid: str) -> Preview:
+    """What `copy_vdi` would do, and refused as that would be; changes nothing.
+
+    Merges of the chain are passed over, because they give way to a copy.
+    """
+    scan, record = repository.look("preview"), repository.vdi(source_uuid)
+    node, cow = _source(repository, scan, record, unfinished=True)
+    active = users.of_disks(repository, {source_uuid})
+    users.served(repository, active)
+    parent = scan.forest.nodes.get(node.parent or "")
+    alone = _needs_no_base(repository, cow, node, parent, active)
+    # numpy costs 100 ms to import, and other copies of an empty leaf need none of it.
+    from sm.cowutil.extents import Extents  # noqa: PLC0415
+
+    each = cow.measure(node.virtual_size, Extents.of(())).required
+    depth = scan.forest.depth(source_uuid)
+    if alone:
+        return Preview(each, depth, cow.max_chain_length)
+    return Preview(2 * each, depth + 1, cow.max_chain_length)
+
+
+def _needs_no_base(
+    repository: Repository,
+    cow: CowUtil,
+    node: Node,
+    parent: Node | None,
+    active: Sequence[users.User],
+) -> bool:
+    """Whether the copy can be one more child of the parent, because the source holds nothing.
+
+    Of an open leaf the tables on the storage may lag behind what its guest has written.
+    """
+    if parent is None or active:
+        return False
+    return cow.allocated_size(repository.image(node).path) == 0
+
+
+def _source(
+    repository: Repository, scan: Scan, record: VdiRecord, *, unfinished: bool = False
+) -> tuple[Node, CowUtil]:
+    """The image to copy; `unfinished` passes over work that is about it."""
     uuid_ = record.uuid
     if uuid_ not in scan.forest:
         raise VdiUnavailable(f"{uuid_}: its image is missing")
@@ -100,7 +153,8 @@ def _source(repository: Repository, scan: Scan, record: VdiRecord) -> tuple[Node
     damage = scan.forest.chain_defect(uuid_)
     if node.hidden or damage:
         raise VdiUnavailable(f"{uuid_}: {damage[1] if damage else 'it is hidden'}")
-    repository.require_free(uuid_)
+    if not unfinished:
+        repository.require_free(uuid_)
     image_format = repository.formats.get(node.format)
     if not isinstance(image_format, CowUtil):
         raise Unimplemented(f"a {node.format} disk has no snapshots; use a copy-on-write format")

@@ -17,7 +17,7 @@ from sm.attachment import Attachment, Attachments
 from sm.config import Settings
 from sm.errors import SmError, SrInUse, SrNotEmpty
 from sm.hold import collector_held_off
-from sm.owner import Owner
+from sm.owner import has_ended
 from sm.pool.base import NewVdi, Pool
 from sm.publish import apply_update
 from sm.records import BASE_COPY_NAME, reconcile, sm_config_of
@@ -93,7 +93,7 @@ def _clear_marks(pool: Pool, sr_uuid: str, host_uuid: str) -> None:
         if key in record.sm_config:
             pool.remove_from_vdi_sm_config(record.ref, key)
         mark = record.sm_config.get(keys.ACTIVATING)
-        if mark is not None and Owner.parse(mark).ended(host_uuid):
+        if mark is not None and has_ended(mark, host_uuid):
             pool.remove_from_vdi_sm_config(record.ref, keys.ACTIVATING)
 
 

@@ -16,6 +16,10 @@ MEMBERS = (
     "sm/plugin.py",
     "sm/py.typed",
     "sm/etc/error_codes.json",
+    "sm/etc/finding_codes.json",
+    "sm/doctor/findings.py",
+    "sm/etc/grafana/sm.json",
+    "sm/etc/prometheus/sm-alerts.yml",
     "sm/etc/systemd/sm-gc.service",
     "sm/etc/systemd/sm-hostd.service",
     "sm/etc/xapi.d/plugins/sm",
@@ -116,6 +120,25 @@ def test_driver_information_loads_nothing_heavy() -> None:
     )
     loaded = set(answered.stderr.split())
     assert "sm.drivers.file" in loaded
-    heavy = {"numpy", "rich", "XenAPI", "pydantic", "filelock", "sqlite3", "asyncio", "sm.cli"}
+    heavy = {
+        "numpy",
+        "rich",
+        "XenAPI",
+        "prometheus_client",
+        "pydantic",
+        "filelock",
+        "sqlite3",
+        "asyncio",
+        "sm.cli",
+    }
     assert not loaded & heavy
     assert not {name for name in loaded if name.startswith(("sm.cli", "sm.gc"))}
+
+
+def test_the_command_line_loads_nothing_heavy_before_it_is_used() -> None:
+    program = "import sys, sm.cli.main; print(*sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "sm.cli.gc_metrics" in loaded
+    assert not set(loaded) & {"numpy", "rich", "XenAPI", "prometheus_client"}

@@ -17,6 +17,7 @@ from sm.cli.resolve import pick
 from sm.config import Settings
 from sm.drivers.registry import driver_class
 from sm.errors import InvalidArgument, SrUnavailable, VdiMissing
+from sm.gc.ledger import Ledger
 from sm.pool.base import HostRecord, Pool, PoolAdmin, SrRecord, VdiRecord
 from sm.pool.open import open_pool
 from sm.repository import Repository
@@ -37,6 +38,11 @@ class Admin:
         return open_pool(self.settings, None)
 
     @property
+    def ledger(self) -> Ledger:
+        """What the collectors of this host remember."""
+        return Ledger(self.settings.ledger)
+
+    @property
     def records(self) -> PoolAdmin:
         """The pool database where it is ours to keep; with XAPI the records are XAPI's."""
         if not isinstance(self.pool, PoolAdmin):
@@ -49,6 +55,10 @@ class Admin:
         if found is None:
             raise SrUnavailable(f"there is no SR {text!r}")
         return found
+
+    def chosen_srs(self, text: str | None) -> list[SrRecord]:
+        """The SR that is named; all of them where none is."""
+        return [self.find_sr(text)] if text else self.pool.srs()
 
     def only_sr(self) -> SrRecord:
         """The SR that is meant when none is named: the only one there is."""

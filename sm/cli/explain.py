@@ -1,4 +1,4 @@
-"""`sm explain`: what an error code or a reason of the collector means, and what to do."""
+"""`sm explain`: an error code, a reason of the collector or a finding of the doctor, in words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from sm.cli.admin import Admin
+from sm.doctor.finding import finding_codes
 from sm.errors import InvalidArgument, code_table
 
 
@@ -28,7 +29,7 @@ def explain(admin: Admin, options: Namespace) -> None:
             text = f"{entry['code']} {name}: {entry['text']}\n    {entry['advice']}"
             admin.output.result({"name": name, **entry}, text)
             return
-    reason = reasons().get(wanted)
+    reason = reasons().get(wanted) or finding_codes().get(wanted)
     if reason is None:
         raise InvalidArgument(f"there is no code {options.code!r}")
     text = f"{wanted}: {reason['text']}\n    {reason['advice']}"

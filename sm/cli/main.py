@@ -13,9 +13,14 @@ from typing import Any
 
 from sm import log
 from sm.cli import (
+    doctor,
     explain,
     gc_commands,
+    gc_history,
+    gc_metrics,
     gc_pause,
+    gc_plan,
+    gc_status,
     host_commands,
     sr_commands,
     tree_view,
@@ -55,6 +60,13 @@ class Command:
         return inspect.cleandoc(self.run.__doc__ or "")
 
 
+def _count(text: str) -> int:
+    """A whole number from 1, for `argparse`."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
 def _arg(*names: str, **keywords: Any) -> Option:
     return names, keywords
 
@@ -63,6 +75,8 @@ _SR = _arg("sr", help="the SR: UUID, a unique beginning of it, or name")
 _VDI = _arg("vdi", help="the VDI: UUID, a unique beginning of it, or name")
 _OF_SR = _arg("--sr", required=True, help="the SR: UUID, a unique beginning of it, or name")
 _ANY_SR = _arg("--sr", help="only this SR")
+_WATCH = _arg("--watch", action="store_true", help="show it anew at each change, until ctrl-C")
+_DRY = _arg("--dry-run", action="store_true", help="only say what it would cost, or why not")
 _NAME = _arg("--name", default="", help="a name for it")
 _ABOUT = _arg("--description", default="", help="a description")
 _CONFIG = _arg(
@@ -110,15 +124,15 @@ COMMANDS: Sequence[Command] = (
         (_ANY_SR, _arg("--all", action="store_true", help="hidden images as well")),
     ),
     Command("vdi", "show", vdi_commands.show, (_VDI,)),
-    Command("vdi", "snapshot", vdi_commands.snapshot, (_VDI, _NAME)),
-    Command("vdi", "clone", vdi_commands.clone, (_VDI, _NAME)),
+    Command("vdi", "snapshot", vdi_commands.snapshot, (_VDI, _NAME, _DRY)),
+    Command("vdi", "clone", vdi_commands.clone, (_VDI, _NAME, _DRY)),
     Command("vdi", "resize", vdi_commands.resize, (_VDI, _SIZE)),
     Command("vdi", "delete", vdi_commands.delete, (_VDI,)),
     Command(
         "vdi",
         "tree",
         tree_view.tree,
-        (_arg("vdi", nargs="?", help="only the tree of this VDI"), _ANY_SR),
+        (_arg("vdi", nargs="?", help="only the tree of this VDI"), _ANY_SR, _WATCH),
     ),
     Command("vdi", "check", vdi_commands.check, (_VDI,)),
     Command(
@@ -144,7 +158,26 @@ COMMANDS: Sequence[Command] = (
         gc_commands.run,
         (_OF_SR, _arg("--dry-run", action="store_true", help="only say what would be done")),
     ),
-    Command("gc", "status", gc_commands.status, (_ANY_SR,)),
+    Command("gc", "status", gc_status.status, (_ANY_SR, _WATCH)),
+    Command("gc", "plan", gc_plan.plan, (_ANY_SR,)),
+    Command(
+        "gc",
+        "history",
+        gc_history.history,
+        (
+            _ANY_SR,
+            _arg("--limit", type=_count, default=50, help="at most so many (default: 50)"),
+        ),
+    ),
+    Command(
+        "gc",
+        "metrics",
+        gc_metrics.metrics,
+        (
+            _arg("--output", metavar="FILE", help="into a file, replaced whole"),
+            _arg("--listen", metavar="ADDRESS", help="unix:/path, HOST:PORT or PORT"),
+        ),
+    ),
     Command(
         "gc",
         "pause",
@@ -187,6 +220,32 @@ COMMANDS: Sequence[Command] = (
         (_arg("host", help="the host: UUID, a unique beginning of it, or name"),),
     ),
 )
+
+ALONE: Sequence[Command] = (
+    Command(
+        "",
+        "doctor",
+        doctor.doctor,
+        (
+            _ANY_SR,
+            _arg("--check", action="store_true", help="examine every image whole"),
+            _arg("--fix", action="store_true", help="mend what can be mended without risk"),
+            _arg("--yes", action="store_true", help="do not ask before"),
+        ),
+    ),
+    Command(
+        "",
+        "explain",
+        explain.explain,
+        (
+            _arg(
+                "code",
+                help="a number or name, as in an error, a reason of the collector, or a finding",
+            ),
+        ),
+    ),
+)
+"""Commands of one word."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -247,19 +306,19 @@ def _parser() -> argparse.ArgumentParser:
         if command.group not in made:
             group = groups.add_parser(command.group, help=helps[command.group])
             made[command.group] = group.add_subparsers(metavar="ACTION", required=True)
-        about = command.about
-        sub = made[command.group].add_parser(
-            command.name, help=about, description=command.description
-        )
-        _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
-        for names, keywords in command.arguments:
-            sub.add_argument(*names, **keywords)
-        sub.set_defaults(command=command)
-    sub = groups.add_parser("explain", help="what a code means")
-    _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
-    sub.add_argument("code", help="a number or name, as in an error, or a reason of the collector")
-    sub.set_defaults(command=Command("", "explain", explain.explain))
+        _add(made[command.group], command)
+    for command in ALONE:
+        _add(groups, command)
     return parser
+
+
+def _add(actions: Any, command: Command | FileCommand) -> None:
+    """Let a parser know one command and its arguments."""
+    sub = actions.add_parser(command.name, help=command.about, description=command.description)
+    _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
+    for names, keywords in command.arguments:
+        sub.add_argument(*names, **keywords)
+    sub.set_defaults(command=command)
 
 
 def _accept_everywhere(parser: argparse.ArgumentParser, **defaults: Any) -> None:

@@ -1,39 +1,67 @@
-"""`sm vdi tree`: the trees of an SR, and what the collector will do with each image."""
+"""`sm vdi tree`: the trees of an SR, and what the collector does or will do with each image."""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 from sm import keys
 from sm.cli.admin import Admin
+from sm.cli.gc_status import job_document
 from sm.cli.sizes import show_size
+from sm.cli.watch import watch
 from sm.gc.collector import Collector
+from sm.gc.overview import living
 from sm.gc.planner import Delete, LeafCoalesce, Plan
-from sm.pool.base import VdiRecord
+from sm.gc.status import RunningJob
+from sm.pool.base import SrRecord, VdiRecord
 from sm.tree import Forest
 
 
 def tree(admin: Admin, options: Namespace) -> None:
-    """Draw all trees of an SR, or that of one VDI."""
+    """Draw all trees of an SR, or that of one VDI, with the merges under way."""
     if options.vdi:
         sr, vdi = admin.find_vdi(options.vdi)
     else:
         sr, vdi = (admin.find_sr(options.sr) if options.sr else admin.only_sr()), None
+
+    def look() -> tuple[Any, str]:
+        return _look(admin, sr, vdi)
+
+    if options.watch:
+        watch(admin.output, look)
+    else:
+        admin.output.result(*look())
+
+
+def _look(admin: Admin, sr: SrRecord, vdi: VdiRecord | None) -> tuple[Any, str]:
     repository = admin.repository(sr)
-    forest = repository.look("vdi tree").forest
-    view = _View(forest, repository.vdis(), Collector(repository).plan())
-    roots = [forest.root(vdi.uuid)] if vdi else list(forest.roots)
+    status = living(repository)
+    found = Collector(repository).look()
+    forest, plan = found.forest, found.plan
+    view = _View(forest, repository.vdis(), plan, () if status is None else status.jobs)
+    if vdi is None:
+        roots = list(forest.roots)
+    else:
+        roots = [forest.root(vdi.uuid)] if vdi.uuid in forest else []
     documents = [view.document(root) for root in roots]
     lines = [line for document in documents for line in _draw(document)]
-    admin.output.result({"sr": sr.uuid, "trees": documents}, "\n".join(lines))
+    return {"sr": sr.uuid, "trees": documents}, "\n".join(lines)
 
 
 class _View:
-    def __init__(self, forest: Forest, records: dict[str, VdiRecord], plan: Plan) -> None:
+    def __init__(
+        self,
+        forest: Forest,
+        records: dict[str, VdiRecord],
+        plan: Plan,
+        jobs: Sequence[RunningJob],
+    ) -> None:
         self._forest = forest
         self._records = records
         self._next = intentions(plan)
+        self._running = under_way(jobs)
 
     def document(self, uuid: str) -> dict[str, Any]:
         node = self._forest[uuid]
@@ -49,8 +77,24 @@ class _View:
             "active": keys.active_hosts(record.sm_config) if record else {},
             "problem": self._forest.defect(uuid),
             "next": self._next.get(uuid),
+            "running": self._running.get(uuid),
             "children": [self.document(child) for child in self._forest.children_of(uuid)],
         }
+
+
+def under_way(jobs: Sequence[RunningJob]) -> dict[str, dict[str, Any]]:
+    """For each image that a job is about: what is done with it, and how far that is."""
+    found: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        shown = job_document(job)
+        progress = {key: shown[key] for key in ("id", "percent", "seconds_left")}
+        gone = [uuid for uuid in (*job.images, job.leaf) if uuid and uuid != job.into]
+        what = f"being merged into {job.into[:8]}" if job.into else "being deleted"
+        found |= {uuid: {"what": what, **progress} for uuid in gone}
+        if job.into:
+            names = ", ".join(uuid[:8] for uuid in gone)
+            found[job.into] = {"what": f"taking in {names}", **progress}
+    return found
 
 
 def intentions(plan: Plan) -> dict[str, str]:
@@ -87,6 +131,10 @@ def _label(document: dict[str, Any]) -> str:
     parts += [f"active {mode}" for mode in document["active"].values()]
     if document["problem"]:
         parts.append(f"PROBLEM: {document['problem']}")
-    if document["next"]:
+    running = document["running"]
+    if running:
+        percent = running["percent"]
+        parts.append(f"⇒ {running['what']}" + ("" if percent is None else f", {percent:.0f} %"))
+    elif document["next"]:
         parts.append(f"→ {document['next']}")
     return " · ".join(parts)

@@ -6,7 +6,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from sm import activation, keys
+from sm import activation, commands, keys
+from sm import snapshot as copies
 from sm.cli.admin import Admin
 from sm.cli.sizes import parse_size, show_size
 from sm.errors import SmError, VdiUnavailable
@@ -43,11 +44,34 @@ def clone(admin: Admin, options: Namespace) -> None:
 
 
 def _copy(admin: Admin, options: Namespace, command: str) -> None:
+    if options.dry_run:
+        _preview(admin, options, command)
+        return
     reply = admin.call_vdi(command, options.vdi)
     if options.name:
         new = str(_mapping(reply)["uuid"])
         admin.records.update_vdi(admin.pool.vdi_by_uuid(new).ref, name_label=options.name)
     _say_new(admin, reply)
+
+
+def _preview(admin: Admin, options: Namespace, command: str) -> None:
+    """Say what a copy would cost, or refuse as the copy would be refused."""
+    sr, vdi = admin.find_vdi(options.vdi)
+    with commands.refusing(command):
+        repository = admin.repository(sr)
+        repository.require_master()
+        would = copies.preview(repository, vdi.uuid)
+    document = {
+        "uuid": vdi.uuid,
+        "bytes": would.bytes_needed,
+        "depth": would.depth,
+        "limit": would.limit,
+    }
+    text = (
+        f"would take {show_size(would.bytes_needed)} now;"
+        f" its chain would have {would.depth} images, the limit is {would.limit}"
+    )
+    admin.output.result(document, text)
 
 
 def _mapping(reply: Any) -> Mapping[str, Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sm import config, log
@@ -74,7 +75,17 @@ def _execute(driver: SrDriver, request: Request) -> Value:
     logger.info("%s: sr %s vdi %s", command, request.sr_uuid, request.vdi_uuid or "-")
     call = Call(request, driver, driver.settings)
     try:
-        return handler(call)
+        with refusing(command):
+            return handler(call)
+    finally:
+        call.close()
+
+
+@contextmanager
+def refusing(command: str) -> Iterator[None]:
+    """Around the work of a command: whatever fails in it is told as clients of SMAPI expect."""
+    try:
+        yield
     except SizeOutOfRange as error:
         raise VdiSize(str(error)) from error
     except ImageBusy as error:
@@ -84,8 +95,6 @@ def _execute(driver: SrDriver, request: Request) -> Value:
     except SmError as error:
         logger.warning("%s: %s", command, error)
         raise
-    finally:
-        call.close()
 
 
 _WRAPPED_AS: Mapping[str, str] = {

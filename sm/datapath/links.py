@@ -42,3 +42,8 @@ class Links:
     def remove(self, disk: Disk) -> None:
         """Take the name away."""
         self.socket(disk).unlink(missing_ok=True)
+
+    def of_sr(self, sr: str) -> list[str]:
+        """The VDIs of an SR that have a name here, whether it leads anywhere or not."""
+        found = socket_folder(self._run / "nbd" / sr).iterdir()
+        return sorted(link.name for link in found if link.is_symlink() and link.name[0] != ".")

@@ -128,6 +128,10 @@ class VolumeStore(ABC):
         """Remove a volume for good; it may be gone already."""
 
     @abstractmethod
+    def unfinished(self) -> tuple[str, ...]:
+        """The temporary names that there are; left over, if the SR lock is held."""
+
+    @abstractmethod
     def remove_unfinished(self) -> int:
         """Remove what interrupted calls left under temporary names; returns the bytes freed."""
 

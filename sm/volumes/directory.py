@@ -179,15 +179,23 @@ class DirectoryStore(VolumeStore):
         self.require_present()
         durable.remove(self.path(uuid, image_format))
 
+    def unfinished(self) -> tuple[str, ...]:
+        """The names of the temporary files."""
+        self.require_present()
+        return tuple(sorted(path.name for path in self._unfinished()))
+
     def remove_unfinished(self) -> int:
         """Unlink temporary files."""
         freed = 0
-        unfinished = f"{durable.TEMPORARY_PREFIX}*"
-        # A tool that makes a file may stage it once more, behind another dot.
-        for path in (*self.folder.glob(unfinished), *self.folder.glob(f".{unfinished}")):
+        for path in self._unfinished():
             freed += path.stat().st_blocks * BLOCK
             path.unlink()
         return freed
+
+    def _unfinished(self) -> list[Path]:
+        unfinished = f"{durable.TEMPORARY_PREFIX}*"
+        # A tool that makes a file may stage it once more, behind another dot.
+        return [*self.folder.glob(unfinished), *self.folder.glob(f".{unfinished}")]
 
     def space(self) -> Space:
         """What the file system says."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sm.gc.ledger import FIRST_DELAY, LONGEST_DELAY, FinishedJob, Ledger, Result
+from sm.gc.ledger import FIRST_DELAY, LONGEST_DELAY, FinishedJob, Ledger, Result, Total
 
 
 @pytest.fixture
@@ -64,3 +64,19 @@ def test_patience_lasts_as_long_as_the_work_is_planned(ledger: Ledger) -> None:
     assert ledger.waiting_since("sr-1", {"a", "b"}, 10.0) == {"a": 10.0, "b": 10.0}
     assert ledger.waiting_since("sr-1", {"b", "c"}, 20.0) == {"b": 10.0, "c": 20.0}
     assert ledger.waiting_since("sr-1", {"a"}, 30.0) == {"a": 30.0}
+
+
+def test_totals_do_not_shrink_when_jobs_are_forgotten(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sm.gc.ledger.KEPT_JOBS", 2)
+    for number in range(5):
+        ledger.finished(_job(number, bytes_freed=7, pause_seconds=0.5))
+    ledger.finished(_job(4))
+    ledger.finished(_job(9, result=Result.FAILED, code="no-space", bytes_copied=0))
+    assert len(ledger.history("sr-1")) == 2
+    assert ledger.totals("sr-1") == [
+        Total("coalesce", Result.DONE, "", 5, 10.0, 500, 35, 2.5),
+        Total("coalesce", Result.FAILED, "no-space", 1, 2.0, 0, 0, 0.0),
+    ]
+    assert ledger.totals("sr-2") == []

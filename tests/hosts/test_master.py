@@ -81,7 +81,7 @@ def test_every_host_uses_disks(hosts: tuple[Host, Host, str]) -> None:
     uri = first.activate(disk)
     assert content(uri, 8 * MIB) == bytes([5]) * MIB + bytes(7 * MIB)
     first.deactivate(disk)
-    assert second.sm("gc", "status", "--sr", sr)[0]["state"] == "idle"
+    assert second.sm("gc", "status", "--sr", sr)[0]["planned"] == []
 
 
 def test_an_sr_that_is_not_shared_is_its_hosts_alone(tmp_path: Path) -> None:

@@ -1,0 +1,198 @@
+"""Gathering the facts about one SR. Reads the storage and the pool, asks hosts, changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sm import claims, journal, keys
+from sm.attachment import Attachments
+from sm.config import Settings
+from sm.cowutil.base import CowUtil
+from sm.cowutil.errors import ImageError
+from sm.datapath.base import Disk
+from sm.datapath.choose import Datapaths
+from sm.datapath.links import Links
+from sm.doctor.facts import Access, Facts, FoundClaim, FoundEntry, Mark, Use
+from sm.doctor.owners import Owners
+from sm.errors import Busy, HostUnreachable, RecordMissing, SmError, SrUnavailable
+from sm.gc.ledger import Ledger
+from sm.hosts.calls import ask
+from sm.pool.base import Pool, SrRecord, VdiRecord
+from sm.repository import Repository
+from sm.scan import Scan
+
+FOREIGN_MARKS = ("paused", "relinking")
+"""Marks that other installations set, and that nothing of ours does."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one look under the SR lock saw."""
+
+    scan: Scan
+    records: dict[str, VdiRecord]
+    entries: dict[str, bytes]
+    sr: SrRecord
+    leftovers: tuple[str, ...]
+
+
+def gather(settings: Settings, pool: Pool, ledger: Ledger, sr: SrRecord, *, check: bool) -> Facts:
+    """The facts about one SR; `check` has every image examined whole, but those in use to write.
+
+    Hosts are asked after the SR lock is released: what they answer for may need it.
+    """
+    attached = Attachments(settings.run / "attached").find(sr.uuid)
+    if attached is None:
+        host = pool.this_host().ref
+        said = any(pbd.host == host and pbd.currently_attached for pbd in pool.pbds(sr.ref))
+        return Facts(sr, Access.LOST if said else Access.DETACHED)
+    try:
+        repository = Repository.open(sr.uuid, settings, pool)
+        seen = _look(repository)
+    except SrUnavailable as error:
+        return Facts(sr, Access.GONE, problem=error.detail)
+    owners = Owners(pool, settings.host_uuid)
+    entries, unreadable = _entries(seen, owners)
+    held = frozenset(uuid for found in entries for uuid in found.entry.images)
+    damage = _check(repository, seen, held) if check else {}
+    return Facts(
+        seen.sr,
+        Access.ATTACHED,
+        master=pool.is_sr_master(seen.sr),
+        scan=seen.scan,
+        records=seen.records,
+        held=held,
+        entries=entries,
+        unreadable=unreadable,
+        claims=_claims(seen, owners),
+        marks=_marks(repository, seen, owners),
+        uses=_uses(repository, seen),
+        damage=damage,
+        limits=_limits(repository),
+        leftovers=seen.leftovers,
+        dead_links=_dead_links(repository),
+        failures=ledger.failures(sr.uuid),
+    )
+
+
+def _look(repository: Repository) -> _Seen:
+    with repository.locked("doctor"):
+        records = repository.store.records()
+        return _Seen(
+            repository.scan(),
+            repository.vdis(),
+            {name: text for name, text in records.items() if name.startswith(journal.PREFIX)},
+            repository.pool.sr_by_uuid(repository.uuid),
+            repository.store.unfinished(),
+        )
+
+
+def _entries(seen: _Seen, owners: Owners) -> tuple[tuple[FoundEntry, ...], tuple[str, ...]]:
+    found, unreadable = [], []
+    for name, content in seen.entries.items():
+        try:
+            entry = journal.parse(content)
+        except ValueError:
+            unreadable.append(name)
+            continue
+        owner = owners.judge(entry.owner)
+        found.append(FoundEntry(entry, owner, here=owners.is_here(entry.owner)))
+    return tuple(found), tuple(unreadable)
+
+
+def _claims(seen: _Seen, owners: Owners) -> tuple[FoundClaim, ...]:
+    found = []
+    for key, value in seen.sr.sm_config.items():
+        if not claims.is_claim(key):
+            continue
+        merge = key.startswith(keys.CLAIM_PREFIX)
+        target = key.removeprefix(keys.CLAIM_PREFIX if merge else keys.CHANGE_PREFIX)
+        try:
+            owner = owners.judge(claims.parse(key, value).owner.text)
+        except ValueError:
+            owner = owners.foreign
+        found.append(FoundClaim(key, value, target, merge, owner))
+    return tuple(found)
+
+
+def _marks(repository: Repository, seen: _Seen, owners: Owners) -> tuple[Mark, ...]:
+    """The marks that are still the same when their owners have been judged."""
+    found = []
+    for uuid, record in seen.records.items():
+        for key in (keys.ACTIVATING, *FOREIGN_MARKS):
+            value = record.sm_config.get(key)
+            if value is None:
+                continue
+            owner = owners.judge(value) if key == keys.ACTIVATING else owners.foreign
+            if _now(repository, uuid).get(key) == value:
+                found.append(Mark(uuid, key, value, owner))
+    return tuple(found)
+
+
+def _now(repository: Repository, uuid: str) -> dict[str, str]:
+    """The sm-config of a VDI, read afresh; empty where its record has gone."""
+    try:
+        return dict(repository.pool.vdi_by_uuid(uuid).sm_config)
+    except RecordMissing:
+        return {}
+
+
+def _uses(repository: Repository, seen: _Seen) -> tuple[Use, ...]:
+    """The host keys that are still there when their hosts have answered."""
+    pool, found = repository.pool, []
+    names = {host.ref: host.name_label or host.uuid for host in pool.hosts()}
+    here = pool.this_host().ref
+    for uuid, record in seen.records.items():
+        for host in keys.active_hosts(record.sm_config):
+            served, problem = _served(repository, uuid, host) if host in names else (None, "")
+            if not served:
+                # It may have been deactivated since, or be in the middle of an activation.
+                present = _now(repository, uuid)
+                if host not in keys.active_hosts(present):
+                    continue
+            name = names.get(host, host)
+            found.append(Use(uuid, host, name, host == here, host in names, served, problem))
+    return tuple(found)
+
+
+def _served(repository: Repository, uuid: str, host: str) -> tuple[bool | None, str]:
+    try:
+        return bool(ask(repository, host, "look", vdi_uuid=uuid)["served"]), ""
+    except Busy:
+        return True, ""  # its lock is held: somebody is at work on it at this moment
+    except HostUnreachable as error:
+        return None, f"it does not answer: {error.detail}"
+    except SmError as error:
+        return None, f"it does not tell: {error.detail}"
+
+
+def _limits(repository: Repository) -> dict[str, int]:
+    formats = map(repository.formats.get, repository.formats.names)
+    return {each.name: each.max_chain_length for each in formats if isinstance(each, CowUtil)}
+
+
+def _dead_links(repository: Repository) -> tuple[str, ...]:
+    """The link of a disk is made when it is served, and removed before its process ends."""
+    linked = Links(repository.settings).of_sr(repository.uuid)
+    if not linked:
+        return ()
+    datapaths = Datapaths(repository.settings)
+    return tuple(vdi for vdi in linked if datapaths.find(Disk(repository.uuid, vdi)) is None)
+
+
+def _check(repository: Repository, seen: _Seen, held: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    """A full check of each readable image that nobody writes to."""
+    found: dict[str, tuple[str, ...]] = {}
+    for node in seen.scan.forest:
+        record = seen.records.get(node.uuid)
+        written = record is not None and "RW" in keys.active_hosts(record.sm_config).values()
+        if seen.scan.forest.defect(node.uuid) or written or node.uuid in held:
+            continue
+        try:
+            report = repository.formats.get(node.format).check(seen.scan.volumes[node.uuid].path)
+            found[node.uuid] = report.corruptions
+        except FileNotFoundError:
+            continue  # deleted or merged since
+        except (ImageError, OSError) as error:
+            found[node.uuid] = (str(error),)
+    return found
