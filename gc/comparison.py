@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from sm.cowutil.base import ImageRef, Layer
-from sm.cowutil.extents import Extents
 from sm.errors import SmError
 from sm.repository import Repository
+
+if TYPE_CHECKING:  # numpy is slow to import, and the CLI that only asks needs none of it
+    from sm.cowutil.extents import Extents
 
 SWITCH, CONTENT = "gc-verify", "content"
 """The key of the SR's other-config, and the value that asks for it."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sm import users
-from sm.cowutil.extents import Extents
 from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce, Merge
 from sm.repository import Repository
 from sm.tree import Forest
+
+if TYPE_CHECKING:  # numpy is slow to import, and the CLI that only asks needs none of it
+    from sm.cowutil.extents import Extents
 
 SPARE_BYTES = 4 << 20
 """Kept free beyond what a merge is expected to take, for tables and for the file system."""
@@ -100,7 +103,7 @@ def extents_of(repository: Repository, forest: Forest, run: Sequence[str]) -> li
 
 def shown(held: Sequence[Extents]) -> list[int]:
     """How many bytes each image shows of the disk, from what each holds, uppermost first."""
-    taken = Extents.of(())
+    taken = union(())
     found = []
     for extents in held:
         found.append(extents.minus(taken).total)
@@ -126,6 +129,8 @@ def growth_of(held: Sequence[Extents], stays: int) -> int:
 
 def union(held: Sequence[Extents]) -> Extents:
     """What any of the images holds."""
+    from sm.cowutil.extents import Extents  # noqa: PLC0415 - see above
+
     found = Extents.of(())
     for extents in held:
         found = found.union(extents)

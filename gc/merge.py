@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sm import claims, users
 from sm.claims import Claim
 from sm.cowutil.base import AT_ONCE, CowUtil, ImageRef, Progress, Steps
 from sm.cowutil.errors import Cancelled
-from sm.cowutil.extents import Extents
 from sm.errors import SmError, SrNoSpace
 from sm.gc import comparison, costs, resume
 from sm.gc.background import in_background
@@ -22,6 +22,9 @@ from sm.journal import Entry
 from sm.repository import Repository
 from sm.tree import Forest
 from sm.users import User
+
+if TYPE_CHECKING:  # numpy is slow to import, and the CLI that only asks needs none of it
+    from sm.cowutil.extents import Extents
 
 LONG_BYTES = 1 << 30
 """A merge of more than this is done in steps: it gives back space early, and can be resumed."""
@@ -201,7 +204,7 @@ def copy(repository: Repository, work: Work, control: Control) -> int:
         copied = in_background(lambda: _copy(cow, work, heard, steps))
         prove(repository, work.target, work.held)
         if comparison.wanted(repository):
-            covered = Extents.of(()) if work.into else work.own
+            covered = costs.union(()) if work.into else work.own
             comparison.compare(repository, work.merged, work.target, before=covered)
         _trim(repository, work.entry)
     except Cancelled:

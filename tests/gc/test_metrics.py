@@ -99,7 +99,7 @@ def test_without_a_worker(site: Site) -> None:
     assert found.get("sm_sr_chain_limit", sr) == 30
     assert found.get("sm_sr_chains", sr, depth="2") == 1
     (plan,) = site.sm("gc", "plan")
-    assert found.get("sm_gc_debt_bytes", sr) == plan["bytes_to_copy"] == 2 * MIB
+    assert found.get("sm_gc_debt_bytes", sr) == plan["bytes_to_copy"] == MIB
     assert found.get("sm_gc_reclaimable_bytes", sr) == plan["bytes_freed"]
     assert found.get("sm_gc_planned_actions", sr, action="delete") == 1
     assert found.get("sm_gc_planned_actions", sr, action="leaf-coalesce") == 1
