@@ -52,6 +52,7 @@ def _finish(repository: Repository, entry: Entry) -> Done:
         forest = repository.scan().forest
         repository.journal.observe(f"pull: relink {above}")
         cow = repository.formats.cow(entry.data["format"])
+        leaf = above if not forest[above].hidden else None
         parent = None if below is None else repository.image(forest[below])
         cow.set_parent(repository.image(forest[above]).path, parent)
         forest = repository.scan().forest
@@ -63,4 +64,6 @@ def _finish(repository: Repository, entry: Entry) -> Done:
         if update is not None:
             apply_update(repository.pool, update)
         merge.release(repository, entry)
-    return Done(OPERATION, tuple(images), above, None, int(entry.data["copied"]), freed)
+    # For whoever reads it this is a merge like any other.
+    name, into = ("coalesce", above) if leaf is None else ("leaf-coalesce", None)
+    return Done(name, tuple(images), into, leaf, int(entry.data["copied"]), freed)

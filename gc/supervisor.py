@@ -8,7 +8,6 @@ status file, is killed like one that crashed: all that it did can be taken up ag
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 import threading
 import time
@@ -53,7 +52,7 @@ class _Charge:
     """One SR: its worker, and when and how that may be started (again). Times are monotonic."""
 
     sr: str
-    child: subprocess.Popen[bytes] | None = None
+    child: process.Child | None = None
     started: float = 0.0
     delay: float = 0.0
     not_before: float = 0.0
@@ -191,7 +190,7 @@ class Supervisor:
         for child in children:
             child.terminate()
         for child in children:
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(process.StillRunning):
                 child.wait(max(0.0, deadline - time.monotonic()))
             if child.poll() is None:
                 log.error("worker %d does not end; killed", child.pid)

@@ -33,6 +33,13 @@ POLL_SECONDS = 0.2
 TERM_GRACE_SECONDS = 5.0
 
 
+Child = subprocess.Popen[bytes]
+"""A process that was started and not waited for."""
+
+StillRunning = subprocess.TimeoutExpired
+"""What waiting for one raises when it takes too long."""
+
+
 @dataclass
 class _Output:
     stdout: bytearray
@@ -103,7 +110,7 @@ def spawn(argv: Sequence[str]) -> None:
         raise ToolFailed(tuple(argv), f"cannot be started: {error.strerror}") from error
 
 
-def start_dependent(argv: Sequence[str]) -> subprocess.Popen[bytes]:
+def start_dependent(argv: Sequence[str]) -> Child:
     """Start a part of this program as a child that ends with us: our end of its input closes then.
 
     It is in a session of its own, so that a terminal interrupts us alone; what it says on standard
@@ -135,7 +142,7 @@ def _limit(pid: int, *, inspect: bool) -> None:
 
 
 def _read_until_end(
-    child: subprocess.Popen[bytes],
+    child: Child,
     command: tuple[str, ...],
     deadline: float,
     watch: Callable[[str], None] | None,
@@ -164,7 +171,7 @@ def _read_until_end(
     return output
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: Child) -> None:
     """SIGTERM first, so that a tool can leave its image clean; SIGKILL when it does not go."""
     for number, grace in ((signal.SIGTERM, TERM_GRACE_SECONDS), (signal.SIGKILL, None)):
         try:

@@ -53,7 +53,7 @@ def test_a_small_image_goes_up_into_a_large_one(cow_format: str, tmp_path: Path)
     scene, images = pull_scene(Site(tmp_path), cow_format)
     merged, pulled = collect(scene)
     assert (merged.action, merged.into) == ("coalesce", pulled.into)
-    assert (pulled.action, len(pulled.images)) == ("pull", 1)
+    assert (pulled.action, len(pulled.images)) == ("coalesce", 1)
     assert pulled.bytes_copied == 256 * 1024
     scene.verify_tidy(images)
 
@@ -61,7 +61,7 @@ def test_a_small_image_goes_up_into_a_large_one(cow_format: str, tmp_path: Path)
 def test_a_large_leaf_takes_up_what_is_below_it(cow_format: str, tmp_path: Path) -> None:
     scene, images = pull_into_leaf_scene(Site(tmp_path), cow_format)
     (done,) = collect(scene)
-    assert (done.action, done.into, len(done.images)) == ("pull", scene.disk, 2)
+    assert (done.action, done.leaf, len(done.images)) == ("leaf-coalesce", scene.disk, 2)
     assert done.bytes_copied == MIB + 256 * 1024
     scene.verify_tidy(images)
 

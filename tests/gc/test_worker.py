@@ -249,6 +249,10 @@ def test_what_is_copied_is_finished_in_a_pause(tmp_path: Path) -> None:
     with collector(scene.site, "--sr", scene.sr):
         wait_until(lambda: not scene.site.repository(scene.sr).journal.entries(), "the end")
         wait_until(lambda: status(scene.site, scene.sr).state is State.PAUSED, "the pause")
+    # The smaller image below is a copy of its own, which has not begun.
+    scene.verify_tidy(images + 1)
+    scene.site.sm("gc", "resume", "--sr", scene.sr)
+    scene.site.sm("gc", "run", "--sr", scene.sr)
     scene.verify_tidy(images)
 
 

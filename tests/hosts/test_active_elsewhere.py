@@ -95,7 +95,7 @@ def test_a_merge_on_the_master_gives_way_to_another_host(pool: Pool, cow_format:
     assert content(uri, SIZE) == data
     pool.second.deactivate(disk)
     (step,) = pool.master.collect(pool.sr)["done"]
-    assert step["action"] in {"leaf-coalesce", "pull"}
+    assert step["action"] == "leaf-coalesce"
     verify(pool.third, pool.sr, disk, data)
     verify_tidy(pool, 1)
 
