@@ -13,8 +13,8 @@ from sm import claims, snapshot, users
 from sm.cowutil.base import CowUtil, Progress, no_progress
 from sm.cowutil.errors import ImageError
 from sm.errors import HostUnreachable, SmError
-from sm.gc import coalesce, leaf, merge
-from sm.gc.merge import Done, Overtaken
+from sm.gc import active_leaf, coalesce, leaf, merge
+from sm.gc.merge import Done, Overtaken, Postponed
 from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce, Plan, Situation, Waiting, plan
 from sm.gc.recovery import recover
 from sm.repository import Repository
@@ -108,6 +108,8 @@ class Collector:
         confirm = partial(self._confirm, action)
         if isinstance(action, Coalesce):
             return coalesce.coalesce(self._repository, action, confirm, self._progress)
+        if action.through is not None:
+            return active_leaf.merge(self._repository, action, self._confirm, self._progress)
         return leaf.leaf_coalesce(self._repository, action, confirm, self._progress)
 
     def _delete(self, action: Delete) -> Done:
@@ -170,7 +172,9 @@ def _leaf_kept(other_config: Mapping[str, str], on_boot: str, allow_caching: boo
 
 def _failure(action: Action, error: Exception) -> Waiting:
     subject = action.leaf if isinstance(action, LeafCoalesce) else action.images[0]
-    if isinstance(error, Overtaken):
+    if isinstance(error, Postponed):
+        code = error.code
+    elif isinstance(error, Overtaken):
         code = "overtaken"
     elif isinstance(error, HostUnreachable):
         code = "unreachable"

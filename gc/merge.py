@@ -26,11 +26,24 @@ class Overtaken(Exception):
     """Somebody else changed or uses the images; the work is given up, to be planned again."""
 
 
+class Postponed(Overtaken):
+    """The work could not be done now, for the reason `code`; it is worth no try before `seconds`.
+
+    All disks read as before, and no tree is taller than it was.
+    """
+
+    def __init__(self, code: str, reason: str, seconds: float = 600.0) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.seconds = seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """One finished piece of work. `images` are the UUIDs that are gone. Sizes in bytes.
 
-    `through` is the VDI whose datapath copied, where one did.
+    `through` is the VDI whose datapath copied, or was held, where one did; `pause_seconds`: for how
+    long its users were held at most.
     """
 
     action: str
@@ -40,6 +53,7 @@ class Done:
     bytes_copied: int = 0
     bytes_freed: int = 0
     through: str | None = None
+    pause_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from sm.cowutil.errors import ImageBusy
 from sm.errors import SmError
-from sm.gc import coalesce, leaf
+from sm.gc import coalesce, leaf, switching
 from sm.journal import Entry
 from sm.repository import Repository
 
@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 _RECOVER: Mapping[str, Callable[[Repository, Entry], None]] = {
     coalesce.OPERATION: coalesce.recover,
     leaf.OPERATION: leaf.recover,
+    switching.OPERATION: switching.recover,
 }
 
 

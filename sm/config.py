@@ -7,6 +7,7 @@ only another root. `sm.conf` in the root (or `/etc/sm/sm.conf`) may set the rest
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import uuid
@@ -53,7 +54,8 @@ class Settings:
     `tapdisk_control` is the folder of its sockets, `tapdisk_merges_into_parent` whether it is known
     to merge a QCOW2 image into its parent, and not into the base of the chain. `expose` says how
     users reach an active disk: `nbd`, a socket, or `fuse`, a file. `host_listen`: where `sm-hostd`
-    answers: `unix`, or `tls://name:port`, for which there must be `credentials`.
+    answers: `unix`, or `tls://name:port`, for which there must be `credentials`. `pause_seconds`:
+    how long the users of a disk may be held at most when its own image is merged.
     """
 
     root: Path
@@ -73,6 +75,7 @@ class Settings:
     expose: str
     host_listen: str
     credentials: Credentials | None
+    pause_seconds: float
 
     @property
     def run(self) -> Path:
@@ -133,6 +136,7 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         expose=_one_of(options, "expose", "nbd", "fuse"),
         host_listen=options.get("host_listen", "unix"),
         credentials=_credentials(options, root),
+        pause_seconds=_seconds(options, "pause_seconds", "2"),
     )
 
 
@@ -142,6 +146,15 @@ def _one_of(options: Mapping[str, str], name: str, *values: str) -> str:
     if value not in values:
         raise InvalidArgument(f"sm.conf: {name} is one of {', '.join(values)}, not {value!r}")
     return value
+
+
+def _seconds(options: Mapping[str, str], name: str, default: str) -> float:
+    """A time that is more than nothing."""
+    value = options.get(name, default)
+    with suppress(ValueError):
+        if 0 < float(value) < math.inf:
+            return float(value)
+    raise InvalidArgument(f"sm.conf: {name} is a number of seconds above 0, not {value!r}")
 
 
 def _place(value: str) -> Path | str:

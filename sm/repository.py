@@ -22,7 +22,7 @@ from sm.scan import Scan, scan
 from sm.tree import Node
 from sm.volumes.base import VolumeStore
 
-COLLECTOR_OPERATIONS = frozenset({"coalesce", "leaf-coalesce"})
+COLLECTOR_OPERATIONS = frozenset({"coalesce", "leaf-coalesce", "active-leaf-coalesce"})
 """Journal entries that only the collector may finish."""
 
 RECOVERY_SECONDS = 120.0

@@ -105,6 +105,13 @@ class VolumeStore(ABC):
         """Let the volume `by` take the place and name of `uuid`, in one atomic step."""
 
     @abstractmethod
+    def superseded(self, uuid: str, image_format: str, by: str) -> bool:
+        """Whether a `supersede` that was begun took place; if so, it lasts from now on.
+
+        Nobody may have removed or renamed either volume by other means since.
+        """
+
+    @abstractmethod
     def fingerprint(self, uuid: str, image_format: str) -> str:
         """A text that is another one once the volume is another, or was written to."""
 

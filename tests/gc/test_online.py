@@ -79,9 +79,11 @@ def test_marks_of_inner_images_outlast_later_merges(cow_format: str, site: Site)
     scene.verify()
 
 
-def test_the_leaf_itself_waits_for_its_end_of_use(cow_format: str, site: Site) -> None:
+def test_a_leaf_that_is_only_read_waits_for_its_end_of_use(cow_format: str, site: Site) -> None:
     scene = ActiveScene(site, cow_format)
     scene.write(0, MIB, 1)
+    site.deactivate(scene.disk)
+    scene.uri = site.activate(scene.disk, "--read-only")
     scene.delete(scene.snapshot())
     report = scene.collect()
     assert [waiting["code"] for waiting in report["waiting"]] == ["active-leaf"]
