@@ -193,4 +193,8 @@ def expected_bytes(repository: Repository, action: Action) -> int:
     top = action.leaf if isinstance(action, LeafCoalesce) else action.images[0]
     chain = merge.chain_from(repository, forest, top)
     into = len(action.images) + isinstance(action, LeafCoalesce)
+    if isinstance(action, LeafCoalesce) and action.through is not None:
+        # Of an image that is being written the tables cannot be read.
+        below = merge.bytes_to_copy(repository, chain[1:], into - 1) if action.images else 0
+        return below + forest[top].used
     return merge.bytes_to_copy(repository, chain, into)

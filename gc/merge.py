@@ -89,12 +89,18 @@ def bytes_to_copy(repository: Repository, chain: Sequence[ImageRef], into: int) 
     return held.total
 
 
-def require_space(repository: Repository, chain: Sequence[ImageRef], into: int) -> None:
-    """Raise `SrNoSpace` unless the target can take what it does not hold yet."""
+def require_space(
+    repository: Repository, chain: Sequence[ImageRef], into: int, written: int = 0
+) -> None:
+    """Raise `SrNoSpace` unless the target can take what it does not hold yet.
+
+    `written`: what the uppermost image takes on the storage, where somebody writes to it: its
+    tables cannot be read then, and all of it may be new to the target. Else 0.
+    """
     target = chain[into]
     own = repository.formats.get(target.format).allocated_extents(target.path)
-    growth = 0
-    for image in chain[:into]:
+    growth = written
+    for image in chain[1 if written else 0 : into]:
         held = repository.formats.get(image.format).allocated_extents(image.path)
         growth += held.minus(own).total
         own = own.union(held)
@@ -110,12 +116,14 @@ def start(
     top: str,
     images: Sequence[str],
     confirm: Callable[[], None],
+    *,
+    written: bool = False,
 ) -> Work:
     """Journal and claim a merge of `top` and those below it into the last of `images`.
 
     `images` are the rest of the chain that the work is about, uppermost first; they may begin with
-    `top`. `confirm` is called with the SR lock held before anything is done. The entry is at stage
-    `copy`.
+    `top`, which somebody may be writing to (`written`). `confirm` is called with the SR lock held
+    before anything is done. The entry is at stage `copy`.
 
     Raises `SrNoSpace` before anything is done.
     """
@@ -124,7 +132,8 @@ def start(
         forest = repository.scan().forest
         chain = chain_from(repository, forest, top)
         into = [node.uuid for node in forest.chain(top)].index(images[-1])
-        require_space(repository, chain, into)
+        used = repository.store.volume(top, forest[top].format).used if written else 0
+        require_space(repository, chain, into, used)
         entry = repository.journal.open(
             operation,
             top,

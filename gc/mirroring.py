@@ -22,6 +22,9 @@ FIRST_POLL_SECONDS = 0.02
 LAST_POLL_SECONDS = 0.5
 """The time between looks at a mirror grows from one to the other."""
 
+SILENT_SECONDS = 10.0
+"""For how long a datapath may fail to tell how its mirror stands."""
+
 
 def merge_mirrored(
     repository: Repository,
@@ -55,13 +58,15 @@ def _watch(repository: Repository, entry: Entry, speed: Speed, progress: Progres
     """Wait until what is left is little enough; returns the bytes copied so far."""
     leaf, host = entry.key, entry.data["host"]
     seen = Mirroring(Convergence(leaf), speed, time.monotonic())
-    wait = FIRST_POLL_SECONDS
+    wait, heard = FIRST_POLL_SECONDS, time.monotonic()
     while True:
         job = ask(repository, host, "mirror_look", vdi_uuid=leaf)
         state, done, left = job["state"], int(job["done"]), int(job["total"]) - int(job["done"])
         if state == JobState.FAILED:
             raise SmError(f"the datapath of {leaf} could not merge: {job['error']}")
-        if state not in (JobState.RUNNING, JobState.READY):
+        now = time.monotonic()
+        silent = state == JobState.UNKNOWN and now - heard < SILENT_SECONDS
+        if state not in (JobState.RUNNING, JobState.READY) and not silent:
             raise Overtaken(f"the mirror in the datapath of {leaf} was ended: {state}")
         progress(done, done + left)
         # Before it has looked at the image it says that nothing is left.
@@ -69,6 +74,7 @@ def _watch(repository: Repository, entry: Entry, speed: Speed, progress: Progres
         if known and left <= speed.budget(repository.settings.pause_seconds):
             return done
         if known:
-            seen.look(done, left, time.monotonic())
+            seen.look(done, left, now)
+        heard = heard if silent else now
         time.sleep(wait)
         wait = min(LAST_POLL_SECONDS, wait * 1.5)

@@ -49,7 +49,7 @@ def begin(
     Raises as `merge.start`, and `Overtaken` when somebody else uses an image of it by now.
     """
     images = [*action.images, action.into]
-    work = merge.start(repository, OPERATION, action.leaf, images, confirm)
+    work = merge.start(repository, OPERATION, action.leaf, images, confirm, written=True)
     if work.users != (user,):
         merge.release(repository, work.entry)
         raise Overtaken(f"others began or ceased to use VDI {action.leaf}")

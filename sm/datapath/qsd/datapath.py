@@ -116,7 +116,8 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
             except OutcomeUnknown:
                 raise
             except DatapathFailed:
-                leaf_commit.stop(qmp, FREEZE_SECONDS)
+                if mirrored:
+                    _end_mirror(qmp, note)
                 freeze.release(qmp, FREEZE_SECONDS)
                 self._show(disk)
                 self._notes.write(mirroring(note, None))
@@ -271,7 +272,7 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
         if note.paused:
             raise DatapathFailed(f"{disk.vdi} is paused; resume it, which ends the mirror")
         with self._qmp(disk) as qmp:
-            leaf_commit.stop(qmp, FREEZE_SECONDS)
+            _end_mirror(qmp, note)
         self._notes.write(mirroring(note, None))
 
     # The process
@@ -345,6 +346,12 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
         if note.paused:
             raise DatapathFailed(f"{disk.vdi} is paused; resume it first")
         return note
+
+
+def _end_mirror(qmp: Qmp, note: Note) -> None:
+    """End the mirror of a disk whose chain stays."""
+    leaf_commit.stop(qmp, FREEZE_SECONDS)
+    leaf_commit.give_back(qmp, nodes_of(note), note.extra[MIRROR])
 
 
 def _require_no_mirror(note: Note) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from sm.datapath.base import DatapathFailed, Job, JobState, NotInTime, OutcomeUnknown
 from sm.datapath.qsd import nodes
 from sm.datapath.qsd.commit import CANCELLED, find_job
-from sm.datapath.qsd.graph import TOP, Node
+from sm.datapath.qsd.graph import TOP, Node, format_options
 
 if TYPE_CHECKING:  # asyncio is slow to import, and opening a disk needs none of it
     from sm.datapath.qsd.qmp import Qmp
@@ -108,6 +108,17 @@ def stop(qmp: Qmp, seconds: float) -> None:
             raise OutcomeUnknown(f"the merge of the leaf has not ended after {seconds:g} s")
         time.sleep(POLL_SECONDS)
     qmp.call("job-dismiss", {"id": JOB})
+
+
+def give_back(qmp: Qmp, chain: Sequence[Node], base: int) -> None:
+    """Open the base, called by its number, as a parent is, after the job has ended badly.
+
+    The daemon keeps it open for writing (7.2), and so keeps everybody else from opening it.
+    """
+    place = [node.number for node in chain].index(base)
+    below = chain[place + 1] if place + 1 < len(chain) else None
+    options = format_options(chain[place], below, read_only=True)
+    qmp.call("blockdev-reopen", {"options": [options]})
 
 
 def _require(qmp: Qmp) -> dict[str, Any]:
