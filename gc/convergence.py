@@ -15,7 +15,7 @@ WITHOUT_PROGRESS = 3
 FIRST_SPEED = 20 << 20
 """Bytes per second, until it is known."""
 
-MEASURED_BYTES = 4 << 20
+MEASURED_BYTES = 1 << 20
 """So much must have been copied for a speed to be worth anything."""
 
 MARGIN = 2.0

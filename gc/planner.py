@@ -132,11 +132,12 @@ def _garbage(forest: Forest, situation: Situation, waiting: list[Waiting]) -> se
 
 def _disturbed(forest: Forest, situation: Situation, uuid: str) -> Waiting | None:
     """Why nothing at all may be done to this image."""
+    if uuid in situation.held:
+        # Also when its parent is missing, which has the name of another image since a switch.
+        return Waiting(uuid, "held", situation.held[uuid])
     damage = forest.blocked(uuid)
     if damage:
         return Waiting(uuid, "damaged-tree", damage)
-    if uuid in situation.held:
-        return Waiting(uuid, "held", situation.held[uuid])
     if uuid in situation.active:
         return Waiting(uuid, "active", _said(situation.active[uuid]))
     return None

@@ -75,10 +75,11 @@ def merge_below(
     target = repository.look("plan").forest[action.into]
     beside = repository.formats.cow(target.format).merged_beside
     while action.images:
-        clock = Stopwatch(progress, time.monotonic)
+        clock, began = Stopwatch(progress, time.monotonic), time.monotonic()
         inner = Coalesce(action.images, action.into, through=None if beside else user)
         done = coalesce.coalesce(repository, inner, partial(confirm, action), clock)
-        speed.learn(done.bytes_copied, clock.seconds)
+        # A datapath may be done before it is asked a second time.
+        speed.learn(done.bytes_copied, clock.seconds or time.monotonic() - began)
         copied += done.bytes_copied
         left = tuple(uuid for uuid in action.images if uuid not in done.images)
         action = replace(action, images=left)

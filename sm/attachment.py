@@ -66,6 +66,11 @@ class Attachments:
             raise SrUnavailable(f"SR {sr_uuid} is not attached on this host")
         return found
 
+    def present(self) -> list[str]:
+        """The UUIDs of the SRs that are attached since the last boot."""
+        found = [self.find(path.stem) for path in sorted(self._folder.glob("[!.]*.json"))]
+        return [attachment.sr_uuid for attachment in found if attachment is not None]
+
     def save(self, attachment: Attachment) -> None:
         """Record that an SR is attached."""
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,16 @@ def leaf_scene(site: Site, image_format: str) -> ActiveScene:
     return scene
 
 
+def large_scene(site: Site, image_format: str) -> ActiveScene:
+    """A deleted snapshot below a disk in use, and nothing to merge but the disk's own image."""
+    scene = ActiveScene(site, image_format)
+    scene.write(0, 2 * MIB, 1)
+    first = scene.snapshot()
+    scene.write(MIB, 3 * MIB, 2)
+    scene.delete(first)
+    return scene
+
+
 def took_over(scene: ActiveScene, writer: Writer) -> None:
     """The disk holds what the writer wrote."""
     scene.models[scene.disk].data[:] = writer.data
@@ -119,7 +129,8 @@ def test_the_collector_killed_at_every_step(speed: str, cow_format: str, tmp_pat
     """The guest writes all the time; whoever comes next lets it go on if it is held."""
     if speed and cow_format == "qcow2":
         pytest.skip("a mirror has no rounds")
-    scene = leaf_scene(Site(tmp_path / "whole"), cow_format)
+    make = large_scene if speed else leaf_scene
+    scene = make(Site(tmp_path / "whole"), cow_format)
     ended = scene.site.process(CHILD, scene.sr, "0", *speed.split(), timeout=60)
     assert ended.returncode == 0, ended.stderr
     steps = ended.stdout.splitlines()
@@ -133,7 +144,7 @@ def test_the_collector_killed_at_every_step(speed: str, cow_format: str, tmp_pat
         first = steps.index("snapshot: displace") + 1
         del steps[steps.index("active-leaf-coalesce: copy") :]
     for number in range(first, len(steps) + 1):
-        scene = leaf_scene(Site(tmp_path / str(number)), cow_format)
+        scene = make(Site(tmp_path / str(number)), cow_format)
         with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
             writer.go_on(2)
             ended = scene.site.process(CHILD, scene.sr, str(number), *speed.split(), timeout=60)
@@ -258,7 +269,7 @@ def no_mirror(scene: ActiveScene) -> bool:
 def test_a_leaf_that_must_shrink_first(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it holds is too much for a pause until it was merged downwards beside the guest."""
     monkeypatch.setattr(convergence, "FIRST_SPEED", SLOW)
-    scene = leaf_scene(site, "vhd")
+    scene = large_scene(site, "vhd")
     steps: list[str] = []
     with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
         writer.go_on(5)

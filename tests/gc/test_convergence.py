@@ -50,7 +50,7 @@ def test_a_speed_is_learnt_from_copies_that_are_long_enough() -> None:
     speed = Speed()
     first = speed.budget(2.0)
     assert 0 < first < convergence.FIRST_SPEED * 2
-    speed.learn(1 * MIB, 100.0)
+    speed.learn(MIB - 1, 100.0)
     speed.learn(100 * MIB, 0.0)
     assert speed.budget(2.0) == first
     speed.learn(100 * MIB, 1.0)
