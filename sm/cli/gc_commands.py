@@ -84,8 +84,9 @@ def _sentence(step: Step) -> str:
     done = step.done
     goal = f" into {(done.leaf or done.into or '')[:8]}" if done.leaf or done.into else ""
     copied = f", {show_size(done.bytes_copied)} copied" if done.bytes_copied else ""
+    paused = f", users held for {done.pause_seconds:.2f} s" if done.pause_seconds else ""
     names = ", ".join(uuid[:8] for uuid in done.images)
-    return f"{done.action} {names}{goal}{copied}, {show_size(done.bytes_freed)} given back"
+    return f"{done.action} {names}{goal}{copied}{paused}, {show_size(done.bytes_freed)} given back"
 
 
 def status(admin: Admin, options: Namespace) -> None:

@@ -19,9 +19,9 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sm.cowutil.base import CowUtil, ImageRef, Progress
-from sm.cowutil.extents import Extents
 from sm.cowutil.registry import Formats
 from sm.datapath.base import Datapath, Disk, MirroringDatapath, NotInTime, Served
 from sm.datapath.choose import Datapaths
@@ -30,6 +30,9 @@ from sm.hosts.arguments import locked
 from sm.journal import Entry
 from sm.repository import Repository
 
+if TYPE_CHECKING:
+    from sm.cowutil.extents import Extents
+
 log = logging.getLogger(__name__)
 
 STAGE = "leaf-active"
@@ -37,6 +40,10 @@ STAGE = "leaf-active"
 
 WORK_SHARE = 0.75
 """Of the time for which users may be held; the rest is for the switch, and to open the chain."""
+
+
+READ_SHARE = 0.2
+"""Of that time, what the tables of the image below may take to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +110,19 @@ def switch(
         raise SmError(f"{disk.vdi} has no {into.path.name} below its leaf")
     work = _Merge(repository, disk, served.chain, served.chain.index(into))
     freed = repository.store.volume(disk.vdi, into.format).used
+    mirror = datapath if isinstance(datapath, MirroringDatapath) else None
+    if mirror is not None and mirror.mirror(disk) is None:
+        mirror = None
+    if mirror is None and not _is_read_quickly(repository.formats, into, seconds):
+        return Outcome(False, 0.0, reason=f"the tables of {into.path.name} are not read in time")
     began = time.monotonic()
     deadline = began + seconds * WORK_SHARE
     repository.journal.observe("leaf-switch: pause")
     copied = 0
     try:
         try:
-            if isinstance(datapath, MirroringDatapath) and datapath.mirror(disk) is not None:
-                datapath.pause_mirrored(disk, seconds * WORK_SHARE)
+            if mirror is not None:
+                mirror.pause_mirrored(disk, seconds * WORK_SHARE)
             else:
                 datapath.pause(disk, seconds * WORK_SHARE)
                 copied = _copy_rest(work, deadline, budget)
@@ -144,10 +156,12 @@ def settle(repository: Repository, disk: Disk) -> bool:
     datapath, served = found
     into = repository.store.path(entry.data["into"], entry.data["format"])
     places = [place for place, image in enumerate(served.chain) if image.path == into]
+    repository.journal.observe("leaf-switch: settle")
     if places:
-        work = _Merge(repository, disk, served.chain, places[0])
-        repository.journal.observe("leaf-switch: settle")
-        _go_on(work, datapath)
+        _go_on(_Merge(repository, disk, served.chain, places[0]), datapath)
+    elif served.paused:
+        # Some note the new chain before they open it.
+        datapath.resume(disk, served.chain)
     return True
 
 
@@ -191,6 +205,8 @@ def _go_on(work: _Merge, datapath: Datapath) -> None:
 
 def _copy_rest(work: _Merge, deadline: float, budget: int) -> int:
     """Copy what is above the base, and prove the copy. Nobody has an image open."""
+    from sm.cowutil.extents import Extents  # noqa: PLC0415 - numpy is slow to import
+
     formats, above = work.repository.formats, work.chain[: work.into]
     held = Extents.of(())
     for image in above:
@@ -202,6 +218,16 @@ def _copy_rest(work: _Merge, deadline: float, budget: int) -> int:
     copied = work.cow.coalesce(work.chain, work.into, _until(deadline))
     _prove(formats, work.base, held)
     return copied
+
+
+def _is_read_quickly(formats: Formats, base: ImageRef, seconds: float) -> bool:
+    """Whether the tables of the base, which will prove the copy, are read in a part of a pause.
+
+    Nobody writes to it now, and whoever reads it again finds it in memory.
+    """
+    began = time.monotonic()
+    formats.get(base.format).allocated_extents(base.path)
+    return time.monotonic() - began < seconds * READ_SHARE
 
 
 def _prove(formats: Formats, base: ImageRef, held: Extents) -> None:
