@@ -62,6 +62,8 @@ class Work:
     `path`: of the target, for messages. `size`: of the disk, in bytes. `total`: an upper bound of
     what is copied, for progress. `release` gives back what the sources hold between two guest
     bytes. Before that, what the target holds there is read afresh by `proof`: it must be all of it.
+    `windows`: where those windows begin that any source holds something of, ascending; None where
+    that is not known.
     """
 
     path: Path
@@ -72,6 +74,7 @@ class Work:
     proof: Callable[[int, int], Extents]
     release: Callable[[int, int], None]
     covered: int = 0
+    windows: Sequence[int] | None = None
 
 
 def copy(work: Work, progress: Progress, steps: Steps) -> int:
@@ -80,7 +83,10 @@ def copy(work: Work, progress: Progress, steps: Steps) -> int:
     released = steps.begin
     buffer = memoryview(bytearray(PIECE))
     progress(0, work.total)
-    for start in range(steps.begin // WINDOW * WINDOW, work.size, WINDOW):
+    windows = range(0, work.size, WINDOW) if work.windows is None else work.windows
+    for start in windows:
+        if start + WINDOW <= steps.begin:
+            continue
         table = _resolve(work, max(start, steps.begin), min(work.size, start + WINDOW))
         for piece, rows in _pieces(table):
             if unsafe >= steps.length:

@@ -49,14 +49,17 @@ def cost(repository: Repository, forest: Forest, action: Action) -> Cost:
     """What an action costs as things are; the tables of its images are read."""
     if isinstance(action, Delete):
         return Cost(bytes_freed=sum(forest[uuid].used for uuid in action.images))
-    run = run_of(action)
+    run, unknown = run_of(action), 0
+    if isinstance(action, LeafCoalesce) and action.through is not None:
+        # Tables that somebody writes to cannot be read; all of them may be new to the target.
+        run, unknown = run[1:], forest[action.leaf].used
     held = extents_of(repository, forest, run)
     stays = _stays(repository, forest, run, held)
-    growth = growth_of(held, stays)
+    growth = growth_of(held, stays) + unknown
     return Cost(
-        bytes_to_copy=to_copy(held, stays),
+        bytes_to_copy=to_copy(held, stays) + unknown,
         bytes_needed=space_for(growth),
-        bytes_freed=sum(forest[uuid].used for uuid in run if uuid != run[stays]),
+        bytes_freed=sum(forest[uuid].used for uuid in run if uuid != run[stays]) + unknown,
     )
 
 

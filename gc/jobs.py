@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from sm import log as logs
 from sm.cowutil.errors import Cancelled, ImageBusy, ImageError
 from sm.errors import HostUnreachable, SmError, SrNoSpace
-from sm.gc import coalesce, costs, decision, leaf, pull, recovery
+from sm.gc import active_leaf, coalesce, costs, decision, leaf, pull, recovery
 from sm.gc.control import Control
 from sm.gc.ledger import FinishedJob, Result
-from sm.gc.merge import Done, Halted, Overtaken
-from sm.gc.planner import Action, Coalesce, Delete, subject_of
+from sm.gc.merge import Done, Halted, Overtaken, Postponed
+from sm.gc.planner import Action, Coalesce, Delete, LeafCoalesce, subject_of
 from sm.gc.schedule import Running
 from sm.gc.status import RunningJob
 from sm.journal import Entry
@@ -54,7 +54,7 @@ class Job:
         work: Work,
         running: Running,
         control: Control,
-        confirm: Callable[[], None],
+        confirm: Callable[[Action], None],
         ended: Callable[[], None],
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
@@ -65,7 +65,7 @@ class Job:
         self.end: End | None = None
         self.defect: BaseException | None = None
         self._repository = repository
-        self._confirm = confirm
+        self._confirm_action = confirm
         self._ended = ended
         self._started = time.monotonic()
         self._seconds = 0.0
@@ -132,6 +132,7 @@ class Job:
             through=done.through if done else through,
             bytes_copied=done.bytes_copied if done else self.control.done,
             bytes_freed=done.bytes_freed if done else 0,
+            pause_seconds=done.pause_seconds if done else 0.0,
             code=self.end.code,
             reason=self.end.reason,
         )
@@ -177,12 +178,18 @@ class Job:
             return None
         if isinstance(work, Delete):
             return self._delete(work)
+        if isinstance(work, LeafCoalesce) and work.through is not None:
+            return active_leaf.merge(repository, work, self._confirm_action, self.control)
         way = costs.way(repository, repository.look(self.name).forest, work)
         if isinstance(way, costs.Pull):
             return pull.pull(repository, way, self._confirm, self.control)
         if isinstance(way, Coalesce):
             return coalesce.coalesce(repository, way, self._confirm, self.control)
         return leaf.leaf_coalesce(repository, way, self._confirm, self.control)
+
+    def _confirm(self) -> None:
+        if not isinstance(self.work, Entry):
+            self._confirm_action(self.work)
 
     def _delete(self, action: Delete) -> Done:
         """Remove garbage, if it still is: decided anew from a scan under the SR lock."""
@@ -202,13 +209,16 @@ def _described(work: Work) -> tuple[tuple[str, ...], str | None, str | None, str
     if isinstance(work, Coalesce):
         through = None if work.through is None else work.through.vdi
         return work.images, work.into, None, through
-    return (*work.images, work.into), work.into, work.leaf, None
+    through = None if work.through is None else work.through.vdi
+    return (*work.images, work.into), work.into, work.leaf, through
 
 
 def _judged(error: Exception) -> End:
     """What an error means for the future of the work."""
     if isinstance(error, Halted):
         return End(Result.STOPPED, None, error.code, str(error))
+    if isinstance(error, Postponed):
+        return End(Result.FAILED, None, error.code, str(error))
     if isinstance(error, Cancelled):
         return End(Result.STOPPED, None, "stopped", str(error))
     if isinstance(error, Overtaken | ImageBusy):

@@ -1,6 +1,7 @@
 """Merging a leaf, and the hidden images below it, into one image that takes the leaf's place.
 
-Offline: the leaf is not active. States that a crash may leave, by the stage of the journal entry:
+Offline: no process serves the leaf; see `sm.gc.active_leaf` for the others. States that a crash may
+leave, by the stage of the journal entry:
 
 `copy`    The target holds part of what is above it, which still covers it. Given up by recovery.
 `switch`  The target holds everything, and may already be visible or have the leaf's name. Recovery
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+from sm import users
 from sm.gc import merge
 from sm.gc.coalesce import remove_images
 from sm.gc.control import Control
@@ -38,7 +40,13 @@ def leaf_coalesce(
     """
     images = [*action.images, action.into]
     work = merge.start(repository, OPERATION, action.leaf, images, confirm)
-    if work.users:
+    try:
+        # A host key without a process was left by a crash, and stays without one now.
+        serving = users.served(repository, work.users)
+    except BaseException:
+        merge.release(repository, work.entry)
+        raise
+    if serving:
         merge.release(repository, work.entry)
         raise Overtaken(f"VDI {action.leaf} is active")
     copied = merge.copy(repository, work, control)
@@ -47,7 +55,7 @@ def leaf_coalesce(
             merge.abandon(repository, work.entry)
             raise Overtaken(f"VDI {action.leaf} changed while it was copied")
         entry = repository.journal.advance(work.entry, "switch", copied=copied)
-        return _finish(repository, entry)
+        return finish(repository, entry)
 
 
 def recover(repository: Repository, entry: Entry) -> None:
@@ -61,7 +69,7 @@ def recover(repository: Repository, entry: Entry) -> None:
             repository.formats.cow(target.format).set_hidden(target.path, True)
             merge.abandon(repository, entry)
         else:
-            _finish(repository, entry)
+            finish(repository, entry)
 
 
 def _changed(repository: Repository, entry: Entry) -> bool:
@@ -75,7 +83,7 @@ def _changed(repository: Repository, entry: Entry) -> bool:
     return bool(forest.children_of(entry.key) or print_ != entry.data["fingerprint"])
 
 
-def _finish(repository: Repository, entry: Entry) -> Done:
+def finish(repository: Repository, entry: Entry) -> Done:
     """From stage `switch` to the end, SR lock held; every step may be repeated.
 
     The target becomes visible before it gets the leaf's name: the other way round a crash between
@@ -84,7 +92,7 @@ def _finish(repository: Repository, entry: Entry) -> Done:
     leaf, image_format = entry.key, entry.data["format"]
     *merged, into = entry.data["images"]
     target = merge.target_of(repository, entry)
-    freed = 0
+    freed = int(entry.data.get("freed", 0))
     if target.path.exists():
         freed = repository.store.volume(leaf, image_format).used
         repository.journal.observe("leaf-coalesce: unhide")
@@ -100,5 +108,11 @@ def _finish(repository: Repository, entry: Entry) -> Done:
             apply_update(repository.pool, update)
     merge.release(repository, entry)
     return Done(
-        "leaf-coalesce", (*merged, into), None, leaf, int(entry.data.get("copied", 0)), freed
+        "leaf-coalesce",
+        (*merged, into),
+        leaf=leaf,
+        bytes_copied=int(entry.data.get("copied", 0)),
+        bytes_freed=freed,
+        through=entry.data.get("vdi"),
+        pause_seconds=float(entry.data.get("pause_seconds", 0.0)),
     )

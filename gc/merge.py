@@ -45,11 +45,24 @@ class Halted(Overtaken):
         self.code = code
 
 
+class Postponed(Overtaken):
+    """The work could not be done now, for the reason `code`; it is worth no try before `seconds`.
+
+    All disks read as before, and no tree is taller than it was.
+    """
+
+    def __init__(self, code: str, reason: str, seconds: float = 600.0) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.seconds = seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """One finished piece of work. `images` are the UUIDs that are gone. Sizes in bytes.
 
-    `through` is the VDI whose datapath copied, where one did.
+    `through` is the VDI whose datapath copied, or was held, where one did; `pause_seconds`: for how
+    long its users were held at most.
     """
 
     action: str
@@ -59,6 +72,7 @@ class Done:
     bytes_copied: int = 0
     bytes_freed: int = 0
     through: str | None = None
+    pause_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +125,13 @@ def start(
     confirm: Callable[[], None],
     *,
     upwards: bool = False,
+    written: bool = False,
 ) -> Work:
     """Journal and claim a merge of `top` and those below it into the last of `images`.
 
     `images` are the rest of the chain that the work is about, uppermost first; they may begin with
-    `top`. With `upwards` they go into `top`. `confirm` is called with the SR lock held before
-    anything is done. The entry is at stage `copy`.
+    `top`, which somebody may be writing to (`written`). With `upwards` they go into `top`.
+    `confirm` is called with the SR lock held before anything is done. The entry is at stage `copy`.
 
     Raises `SrNoSpace` before anything is done.
     """
@@ -127,12 +142,15 @@ def start(
         last = [node.uuid for node in chain].index(images[-1])
         into, below = (0, last) if upwards else (last, 0)
         refs = tuple(repository.image(node) for node in chain)
-        merged = chain[1 : last + 1] if upwards else chain[:last]
+        # Tables that somebody writes to cannot be read; all of them may be new to the target.
+        merged = chain[1 : last + 1] if upwards or written else chain[:last]
+        merged = [node for node in merged if node is not chain[into]]
+        unknown = repository.store.volume(top, chain[0].format).used if written else 0
         held = held_by(repository, [repository.image(node) for node in merged])
         target = chain[into]
         alone = not users.above(repository, forest, images[-1])
         own = held_by(repository, [refs[into]])
-        growth = held.minus(own).total
+        growth = held.minus(own).total + unknown
         short = _require_space(repository, refs[into], growth, alone=alone)
         entry = repository.journal.open(
             operation,
@@ -146,7 +164,7 @@ def start(
         )
         try:
             claim = claims.publish_merge(repository, target.uuid, {top, *images})
-            if not short:
+            if not short and not written:
                 repository.store.reserve(target.uuid, target.format, costs.space_for(growth))
         except BaseException:
             release(repository, entry)

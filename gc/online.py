@@ -23,7 +23,7 @@ from sm.errors import SmError
 from sm.gc import merge
 from sm.gc.control import Control
 from sm.gc.merge import Overtaken, Work
-from sm.hosts.actions import Answer
+from sm.hosts.arguments import Answer
 from sm.hosts.calls import ask
 from sm.journal import Entry
 from sm.repository import Repository

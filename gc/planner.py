@@ -38,12 +38,14 @@ class Coalesce:
 class LeafCoalesce:
     """Merge `leaf` and the hidden `images` below it (uppermost first) into `into`.
 
-    `into` then takes the place and name of the leaf.
+    `into` then takes the place and name of the leaf. `through` names who uses the leaf meanwhile;
+    None where nobody does.
     """
 
     leaf: str
     images: tuple[str, ...]
     into: str
+    through: User | None = None
 
 
 Merge = Coalesce | LeafCoalesce
@@ -140,11 +142,12 @@ def _garbage(forest: Forest, situation: Situation, waiting: list[Waiting]) -> se
 
 def _disturbed(forest: Forest, situation: Situation, uuid: str) -> Waiting | None:
     """Why nothing at all may be done to this image."""
+    if uuid in situation.held:
+        # Also when its parent is missing, which has the name of another image since a switch.
+        return Waiting(uuid, "held", situation.held[uuid])
     damage = forest.blocked(uuid)
     if damage:
         return Waiting(uuid, "damaged-tree", damage)
-    if uuid in situation.held:
-        return Waiting(uuid, "held", situation.held[uuid])
     if uuid in situation.active:
         return Waiting(uuid, "active", _said(situation.active[uuid]))
     return None
@@ -197,7 +200,7 @@ def _merge(
         user for node in forest.subtree(bottom.uuid) for user in situation.active.get(node.uuid, ())
     ]
     if users:
-        return _under_users(situation, subject, stretch, users)
+        return _under_users(situation, subject, stretch, leaf, users)
     upwards = tuple(node.uuid for node in reversed(upper))
     if leaf is not None:
         refused = _leaf_refused(situation, leaf, stretch)
@@ -210,14 +213,26 @@ def _merge(
 
 
 def _under_users(
-    situation: Situation, subject: str, stretch: list[Node], users: list[User]
+    situation: Situation,
+    subject: str,
+    stretch: list[Node],
+    leaf: Node | None,
+    users: list[User],
 ) -> Action | Waiting:
-    """What to do with a run below disks that are in use: its upper part goes into its lowest.
+    """What to do with a run below disks that are in use.
 
-    We do it where the format lets us. Else the one datapath that has the images open must, and it
-    must be the only one: no other would notice.
+    All of it, and the leaf, where the leaf's writer is the only user. Else the upper part of the
+    run goes into its lowest: we do it where the format lets us; if not, the one datapath that has
+    the images open must, and it must be the only one: no other would notice.
     """
     bottom, upper = stretch[0], stretch[1:]
+    if leaf is not None and [(user.vdi, user.writable) for user in users] == [(leaf.uuid, True)]:
+        refused = _leaf_refused(situation, leaf, stretch)
+        if refused is None:
+            merged = tuple(node.uuid for node in reversed(upper))
+            return LeafCoalesce(leaf.uuid, merged, bottom.uuid, through=users[0])
+        if not upper:
+            return refused
     if not upper:
         reason = f"it is merged with the image below it once it is not active: {_said(users)}"
         return Waiting(subject, "active-leaf", reason)

@@ -27,11 +27,11 @@ from sm.gc.ear import AT_REST, ENDED, Ear, asked_by
 from sm.gc.jobs import Job
 from sm.gc.ledger import Ledger
 from sm.gc.merge import Halted, Overtaken
+from sm.gc.planner import Action
 from sm.gc.report import Reporter
 from sm.gc.schedule import Candidate, Kind, Running
 from sm.gc.status import State
 from sm.gc.switches import Switches
-from sm.journal import Entry
 from sm.kick import socket_path
 from sm.owner import Owner
 from sm.repository import Repository
@@ -237,20 +237,18 @@ class Worker:
             task.work,
             Running(candidate.kind, candidate.images, candidate.tree),
             Control(self._progress, self._share),
-            lambda: self._confirm(task),
+            self._confirm,
             self._wake,
         )
         self._jobs.append(job)
         job.start()
 
-    def _confirm(self, task: Task) -> None:
+    def _confirm(self, action: Action) -> None:
         """Decide anew under the SR lock: since the plan was made, names may have changed."""
-        if isinstance(task.work, Entry):
-            return
         found = conditions.look(self._repository)
         if found.leave is not None:
             raise Overtaken(found.why)
-        if task.work not in decide(self._repository).plan.actions:
+        if action not in decide(self._repository).plan.actions:
             raise Overtaken("the images changed since the work was planned")
 
     def _ended_jobs(self) -> Iterator[Job]:

@@ -21,6 +21,7 @@ from sm.datapath.base import Disk, Endpoint
 from sm.datapath.choose import Datapaths
 from sm.datapath.links import Links
 from sm.errors import Busy, DuplicateKey, HostUnreachable, VdiInUse, VdiUnavailable
+from sm.hosts import leaf_switch
 from sm.hosts.calls import ask, host_by_uuid
 from sm.owner import Owner, has_ended, host_of
 from sm.pool.base import VdiRecord
@@ -188,6 +189,11 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
     present = repository.active_hosts(record)
     disk = Disk(repository.uuid, vdi_uuid)
     found = Datapaths(repository.settings).find(disk)
+    if found is not None and found[1].paused and leaf_switch.entry_of(repository, disk) is not None:
+        # With the disk's lock held: whoever held its users for the last step of a merge has ended.
+        with repository.locked(OPERATION):
+            leaf_switch.settle(repository, disk)
+        found = Datapaths(repository.settings).find(disk)
     if found is not None:
         datapath, served = found
         if present.get(host) == mode and served.read_only != writable and not served.paused:

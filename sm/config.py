@@ -7,6 +7,7 @@ only another root. `sm.conf` in the root (or `/etc/sm/sm.conf`) may set the rest
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import uuid
@@ -54,7 +55,8 @@ class Settings:
     `tapdisk_control` is the folder of its sockets, `tapdisk_merges_into_parent` whether it is known
     to merge a QCOW2 image into its parent, and not into the base of the chain. `expose` says how
     users reach an active disk: `nbd`, a socket, or `fuse`, a file. `host_listen`: where `sm-hostd`
-    answers: `unix`, or `tls://name:port`, for which there must be `credentials`. The collector's
+    answers: `unix`, or `tls://name:port`, for which there must be `credentials`. `pause_seconds`:
+    how long the users of a disk may be held at most when its own image is merged. The collector's
     service copies nothing in the first `gc_quiet_seconds` after an attach, runs `gc_parallel`
     copies of one SR at once at most, and takes a worker that says nothing for `gc_hang_seconds`
     for hung.
@@ -80,6 +82,7 @@ class Settings:
     gc_quiet_seconds: float
     gc_parallel: int
     gc_hang_seconds: float
+    pause_seconds: float
 
     @property
     def run(self) -> Path:
@@ -148,6 +151,7 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         gc_quiet_seconds=_number(options, "gc_quiet_seconds", 300.0, 0.0),
         gc_parallel=int(_number(options, "gc_parallel", 2.0, 1.0)),
         gc_hang_seconds=_number(options, "gc_hang_seconds", 180.0, 1.0),
+        pause_seconds=_seconds(options, "pause_seconds", "2"),
     )
 
 
@@ -168,6 +172,15 @@ def _one_of(options: Mapping[str, str], name: str, *values: str) -> str:
     if value not in values:
         raise InvalidArgument(f"sm.conf: {name} is one of {', '.join(values)}, not {value!r}")
     return value
+
+
+def _seconds(options: Mapping[str, str], name: str, default: str) -> float:
+    """A time that is more than nothing."""
+    value = options.get(name, default)
+    with suppress(ValueError):
+        if 0 < float(value) < math.inf:
+            return float(value)
+    raise InvalidArgument(f"sm.conf: {name} is a number of seconds above 0, not {value!r}")
 
 
 def _place(value: str) -> Path | str:

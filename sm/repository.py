@@ -24,7 +24,7 @@ from sm.scan import Scan, scan
 from sm.tree import Node
 from sm.volumes.base import VolumeStore
 
-COLLECTOR_OPERATIONS = frozenset({"coalesce", "leaf-coalesce", "pull"})
+COLLECTOR_OPERATIONS = frozenset({"coalesce", "leaf-coalesce", "active-leaf-coalesce", "pull"})
 """Journal entries that only the collector may finish."""
 
 RECOVERY_SECONDS = 120.0

@@ -16,6 +16,9 @@ after (`recover` finishes or undoes it, with the SR lock held):
 5. the base's record, and the entry's end.
 
 A leaf that holds nothing over its parent needs no base: its copy is one more child of that parent.
+
+`displace` is the same without the copy: a new, empty leaf, so that what the old one held can be
+merged downwards while the disk is in use.
 """
 
 from __future__ import annotations
@@ -206,26 +209,55 @@ def _add_child(
     )
 
 
-def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi) -> None:
+def displace(repository: Repository, leaf_uuid: str) -> str:
+    """Put a new, empty leaf over the image of a disk in use; returns the UUID that the image has.
+
+    The locks of the SR and of the disk are held. Raises `Busy` while its chain is being merged.
+    """
+    scan = repository.scan()
+    leaf, cow = _source(repository, scan, repository.vdi(leaf_uuid))
+    _require_quiet(repository, scan, leaf_uuid)
     base = replace(leaf, uuid=str(uuid.uuid4()))
-    entry = repository.journal.open(
+    entry = _open_entry(repository, leaf, base, None)
+    try:
+        served = _displace(repository, cow, leaf, base)
+        entry = repository.journal.advance(entry, "hide")
+    except BaseException:
+        _finish(repository, entry)
+        raise
+    _finish(repository, entry, served)
+    return base.uuid
+
+
+def _open_entry(repository: Repository, leaf: Node, base: Node, copy: str | None) -> Entry:
+    return repository.journal.open(
         OPERATION,
         leaf.uuid,
         "displace",
         format=leaf.format,
         base=base.uuid,
-        copy=wanted.uuid,
-        images=[base.uuid, wanted.uuid],
+        copy=copy,
+        images=[base.uuid] if copy is None else [base.uuid, copy],
     )
+
+
+def _displace(repository: Repository, cow: CowUtil, leaf: Node, base: Node) -> bool:
+    """Give the leaf's image to `base`, under a new leaf; whether that is served by anybody."""
     below = repository.image(base)
+    repository.store.displace(
+        leaf.uuid,
+        leaf.format,
+        base.uuid,
+        lambda path: cow.snapshot(path, below, leaf.virtual_size),
+    )
+    return _follow(repository, leaf.uuid)
+
+
+def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi) -> None:
+    base = replace(leaf, uuid=str(uuid.uuid4()))
+    entry = _open_entry(repository, leaf, base, wanted.uuid)
     try:
-        repository.store.displace(
-            leaf.uuid,
-            leaf.format,
-            base.uuid,
-            lambda path: cow.snapshot(path, below, leaf.virtual_size),
-        )
-        served = _follow(repository, leaf.uuid)
+        served = _displace(repository, cow, leaf, base)
         entry = repository.journal.advance(entry, "copy")
         _add_child(repository, cow, base, leaf, wanted)
         entry = repository.journal.advance(entry, "hide")
@@ -261,12 +293,12 @@ def _finish(repository: Repository, entry: Entry, served: bool | None = None) ->
     """
     leaf, image_format = entry.key, entry.data["format"]
     base, copy = entry.data["base"], entry.data["copy"]
-    copied = repository.store.path(copy, image_format).exists()
+    copied = copy is not None and repository.store.path(copy, image_format).exists()
     if repository.store.displaced(leaf, image_format, base):
         cow = repository.formats.cow(image_format)
         if served is None:
             served = _follow(repository, leaf)
-        if not copied:
+        if copy is not None and not copied:
             _forget(repository, copy)
         unwritten = not served and _is_empty(repository, cow, leaf)
         if not copied and unwritten:

@@ -17,6 +17,7 @@ from sm.attachment import Attachment, Attachments
 from sm.config import Settings
 from sm.errors import SmError, SrInUse, SrNotEmpty
 from sm.hold import collector_held_off
+from sm.hosts import leaf_switch
 from sm.owner import has_ended
 from sm.pool.base import NewVdi, Pool
 from sm.publish import apply_update
@@ -77,9 +78,10 @@ def attach(
     if driver.attachments.find(sr_uuid) is None:
         driver.attachments.save(driver.attach(sr_uuid, device_config))
         _clear_marks(pool, sr_uuid, driver.settings.host_uuid)
+    repository = Repository.open(sr_uuid, driver.settings, pool)
+    leaf_switch.settle_all(repository)
     if not master:
         return
-    repository = Repository.open(sr_uuid, driver.settings, pool)
     repository.settle()
     with repository.locked("sr_attach"):
         repository.store.remove_unfinished()

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
+import numpy as np
+
 from sm.cowutil import transfer
 from sm.cowutil.base import ImageRef, Progress, Steps
 from sm.cowutil.errors import ImageCorrupt, ImageUnsupported, SizeOutOfRange
 from sm.cowutil.extents import Extents, Int64s
-from sm.cowutil.transfer import Target, Work
+from sm.cowutil.transfer import WINDOW, Target, Work
 from sm.cowutil.vhd.block_file import Access, BlockFile, Opener
 from sm.cowutil.vhd.footer import Kind
 from sm.cowutil.vhd.growth import grow
@@ -78,9 +80,10 @@ def merge(
             layers,
             target,
             size,
-            sum(_upper_bound(layer) for layer in layers),
+            sum(layer.allocated_size() for layer in layers),
             proof=partial(_held, chain[into], open_file),
             release=partial(_release, givers),
+            windows=_windows(layers, size),
         )
         return transfer.copy(work, progress, steps)
 
@@ -102,17 +105,20 @@ def pull(
         layers = [upper, *map(stack.enter_context, below)]
         _check_sizes(chain, [layer.virtual_size for layer in layers])
         _check_links(layers[:-1], [layer.headers.footer.unique_id for layer in below])
-        # What is above them all covers them all.
-        givers = [_opened(stack, ref, open_file) for ref in chain[1 : count + 1] if steps.give_back]
+        # What is above them all covers them all. A fixed disk keeps what it has.
+        sparse = [layer.headers.path for layer in below if layer.headers.sparse is not None]
+        giving = [ref for ref in chain[1 : count + 1] if steps.give_back and ref.path in sparse]
+        givers = [_opened(stack, ref, open_file) for ref in giving]
         work = Work(
             chain[0].path,
             layers,
             writer,
             upper.virtual_size,
-            sum(_upper_bound(layer) for layer in below),
+            sum(layer.allocated_size() for layer in below),
             proof=partial(_held, chain[0], open_file),
             release=partial(_release, givers),
             covered=1,
+            windows=_windows(below, upper.virtual_size),
         )
         return transfer.copy(work, progress, steps)
 
@@ -199,6 +205,10 @@ def _target(file: BlockFile, ref: ImageRef, size: int, deeper: int) -> Target:
     return writer
 
 
-def _upper_bound(layer: VhdLayer) -> int:
-    """Bytes in the allocated blocks: known without reading bitmaps, for progress only."""
-    return len(layer.tables.allocated) * layer.headers.header.block_size
+def _windows(layers: Sequence[VhdLayer], size: int) -> list[int] | None:
+    """Where the windows begin in which any image has a block; most of a large disk has none."""
+    if any(layer.headers.sparse is None for layer in layers):
+        return None  # a fixed one has all of them
+    numbers = [layer.tables.allocated * layer.headers.header.block_size for layer in layers]
+    starts = np.unique(np.concatenate(numbers) // WINDOW * WINDOW)
+    return [int(start) for start in starts if start < size]

@@ -31,6 +31,10 @@ class OutcomeUnknown(DatapathFailed):
     """No answer within the deadline: the request was carried out, or was not, or may yet be."""
 
 
+class NotInTime(DatapathFailed):
+    """What was to be over by a deadline was not; all is as it was before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Disk:
     """What is served: one VDI of one SR, by UUID."""
@@ -85,9 +89,13 @@ class Statistics:
 
 
 class JobState(StrEnum):
-    """Where a commit stands. Only `DONE` means that the data is in the base, and durable."""
+    """Where a commit stands. Only `DONE` means that the data is in the base, and durable.
+
+    `READY` is said of a mirror alone: everything was copied once, and it keeps up.
+    """
 
     RUNNING = "running"
+    READY = "ready"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -149,12 +157,13 @@ class Datapath(ABC):
         """
 
     @abstractmethod
-    def pause(self, disk: Disk) -> None:
+    def pause(self, disk: Disk, seconds: float | None = None) -> None:
         """Finish the requests under way and close all images; the users wait until `resume`.
 
         Others may then change and rename the images. Repeated, no change. Raises `Busy` while the
-        disk has a commit that this would end, or `DatapathFailed`, with nothing changed, when the
-        requests under way do not end in time.
+        disk has a commit or a mirror that this would end, or `DatapathFailed`, with nothing
+        changed, when the requests under way do not end within `seconds`, or within the datapath's
+        own patience.
         """
 
     @abstractmethod
@@ -210,3 +219,42 @@ class CommittingDatapath(Datapath):
     @abstractmethod
     def cancel_commit(self, disk: Disk) -> None:
         """Stop a commit; the chain reads as before, and the commit may be begun again."""
+
+
+class MirroringDatapath(CommittingDatapath):
+    """A datapath that can merge its leaf, too, while the leaf is written.
+
+    A mirror copies the leaf and all below it, down to `base`, into `base`, and goes on with what is
+    written meanwhile. The leaf stays in charge until a pause; nothing but the leaf sees the base,
+    and covers it, so whatever ends a mirror leaves the disk reading as before.
+    """
+
+    @abstractmethod
+    def start_mirror(self, disk: Disk, base: ImageRef) -> None:
+        """Begin to copy the leaf, and all between, into `base`.
+
+        Raises `Busy` when the disk has another job, and `Unimplemented` for one that cannot be
+        paused.
+        """
+
+    @abstractmethod
+    def mirror(self, disk: Disk) -> Job | None:
+        """How the mirror of a disk stands; None when there is none.
+
+        What it still has to copy is `total - done`, and grows as users write. `total` is 0 before
+        that is known.
+        """
+
+    @abstractmethod
+    def pause_mirrored(self, disk: Disk, seconds: float) -> None:
+        """As `pause`, with the rest of the leaf brought into the base, and the mirror ended.
+
+        Afterwards the base, with what is below it, holds what the disk reads as, durably, and may
+        take the place of the leaf: `resume` with the chain that begins with it. Raises
+        `NotInTime` when that takes longer than `seconds`, `DatapathFailed` when it fails; then the
+        mirror is ended, and users go on with the leaf.
+        """
+
+    @abstractmethod
+    def stop_mirror(self, disk: Disk) -> None:
+        """End a mirror; the chain is as before it. No change when there is none."""

@@ -8,27 +8,17 @@ for claims does not hold it: nothing is open yet, and nothing will be before it 
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from sm import claims, keys
-from sm.cowutil.base import ImageRef
 from sm.datapath.base import CommittingDatapath, Datapath, Disk, Job, JobState, Served
 from sm.datapath.choose import Datapaths
-from sm.errors import BadRequest, Busy, LockFailed, SmError, Unimplemented, VdiMissing
+from sm.errors import BadRequest, Busy, SmError, Unimplemented, VdiMissing
+from sm.hosts import leaf_actions, leaf_switch
+from sm.hosts.arguments import Answer, Arguments, chain_of, job_answer, locked, uuid_of
 from sm.kick import kick
 from sm.repository import Repository
-from sm.uuids import require_uuid
-
-Arguments = Mapping[str, str]
-Answer = dict[str, Any]
-
-LOCK_SECONDS = 5.0
-"""For a disk's lock; an activation that waits for the caller must not make it wait for ever."""
 
 CANCEL_SECONDS = 30.0
 """For a commit to end once it was told to."""
@@ -52,14 +42,14 @@ def perform(repository: Repository, function: str, arguments: Arguments) -> Answ
 
 def _look(repository: Repository, arguments: Arguments) -> Answer:
     """Whether and how this host serves a disk."""
-    with _locked(repository, arguments, "look") as disk:
+    with locked(repository, arguments, "look") as disk:
         found = Datapaths(repository.settings).find(disk)
         return {"served": False} if found is None else _describe(repository, *found)
 
 
 def _refresh(repository: Repository, arguments: Arguments) -> Answer:
     """Have a disk served from another chain that reads the same."""
-    chain = _chain(repository, arguments)
+    chain = chain_of(repository, arguments)
     return _tell_datapath(repository, arguments, "refresh", lambda d, disk: d.refresh(disk, chain))
 
 
@@ -70,7 +60,7 @@ def _pause(repository: Repository, arguments: Arguments) -> Answer:
 
 def _resume(repository: Repository, arguments: Arguments) -> Answer:
     """Let the users of a disk go on, with a chain."""
-    chain = _chain(repository, arguments)
+    chain = chain_of(repository, arguments)
     return _tell_datapath(repository, arguments, "resume", lambda d, disk: d.resume(disk, chain))
 
 
@@ -81,7 +71,7 @@ def _tell_datapath(
     tell: Callable[[Datapath, Disk], None],
 ) -> Answer:
     """Whether a process serves the disk; if so, it was told."""
-    with _locked(repository, arguments, operation) as disk:
+    with locked(repository, arguments, operation) as disk:
         found = Datapaths(repository.settings).find(disk)
         if found is not None:
             tell(found[0], disk)
@@ -93,9 +83,9 @@ def _commit_start(repository: Repository, arguments: Arguments) -> Answer:
 
     `rate`, if given: at most so many bytes per second, where the datapath can keep to it.
     """
-    with _locked(repository, arguments, "commit") as disk:
+    with locked(repository, arguments, "commit") as disk:
         datapath, served = _committing(repository, disk)
-        named = {_uuid(repository, image): image for image in served.chain}
+        named = {uuid_of(repository, image): image for image in served.chain}
         try:
             top, base = named[arguments["top"]], named[arguments["base"]]
         except KeyError as error:
@@ -109,7 +99,7 @@ def _commit_look(repository: Repository, arguments: Arguments) -> Answer:
 
     `rate`, if given, is its limit from now on; 0 for none.
     """
-    with _locked(repository, arguments, "commit") as disk:
+    with locked(repository, arguments, "commit") as disk:
         found = Datapaths(repository.settings).find(disk)
         job = None
         if found is not None and isinstance(found[0], CommittingDatapath):
@@ -117,7 +107,7 @@ def _commit_look(repository: Repository, arguments: Arguments) -> Answer:
             rate = _rate(arguments)
             if rate is not None and job is not None and job.state is JobState.RUNNING:
                 found[0].limit_commit(disk, rate)
-        return _tell(job)
+        return job_answer(job)
 
 
 def _rate(arguments: Arguments) -> int | None:
@@ -132,7 +122,7 @@ def _rate(arguments: Arguments) -> int | None:
 
 def _commit_finish(repository: Repository, arguments: Arguments) -> Answer:
     """Take note of the end of a commit; the merged images are then closed."""
-    with _locked(repository, arguments, "commit") as disk:
+    with locked(repository, arguments, "commit") as disk:
         found = Datapaths(repository.settings).find(disk)
         if found is not None and isinstance(found[0], CommittingDatapath) and found[0].job(disk):
             found[0].finish_commit(disk)
@@ -144,20 +134,20 @@ def _commit_stop(repository: Repository, arguments: Arguments) -> Answer:
 
     `done` leaves it to be finished; any other end is taken note of. Raises `Busy` when it goes on.
     """
-    with _locked(repository, arguments, "commit") as disk:
+    with locked(repository, arguments, "commit") as disk:
         found = Datapaths(repository.settings).find(disk)
         if found is None:
-            return {"served": False, **_tell(None)}
+            return {"served": False, **job_answer(None)}
         datapath = found[0]
         if not isinstance(datapath, CommittingDatapath):
-            return {"served": True, **_tell(None)}
+            return {"served": True, **job_answer(None)}
         job = datapath.job(disk)
         if job is not None and job.state is JobState.RUNNING:
             datapath.cancel_commit(disk)
             job = _ended(datapath, disk)
         if job is not None and job.state is not JobState.DONE:
             datapath.finish_commit(disk)
-        return {"served": True, **_tell(job)}
+        return {"served": True, **job_answer(job)}
 
 
 def _give_way(repository: Repository, arguments: Arguments) -> Answer:
@@ -196,39 +186,9 @@ ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
     "commit_stop": _commit_stop,
     "give_way": _give_way,
     "kick": _kick,
+    **leaf_actions.ACTIONS,
 }
 """By name. Each is asked with `sr_uuid`; those about a disk with `vdi_uuid`."""
-
-
-@contextmanager
-def _locked(repository: Repository, arguments: Arguments, operation: str) -> Iterator[Disk]:
-    vdi_uuid = arguments["vdi_uuid"]
-    require_uuid(vdi_uuid)
-    with ExitStack() as stack:
-        held = repository.locks.hold("vdi", vdi_uuid, operation, seconds=LOCK_SECONDS)
-        try:
-            stack.enter_context(held)
-        except LockFailed as error:
-            raise Busy(f"VDI {vdi_uuid}: {error.detail}") from error
-        yield Disk(repository.uuid, vdi_uuid)
-
-
-def _chain(repository: Repository, arguments: Arguments) -> list[ImageRef]:
-    """A chain from its wire form: JSON, (UUID, format) pairs, uppermost first."""
-    try:
-        named = [(str(uuid), str(name)) for uuid, name in json.loads(arguments["chain"])]
-    except (ValueError, TypeError) as error:
-        raise BadRequest(f"the chain is {arguments['chain']!r}") from error
-    for uuid, name in named:
-        require_uuid(uuid)
-        if name not in repository.formats.names:
-            raise BadRequest(f"the image format {name!r} is unknown")
-    return [ImageRef(repository.store.path(uuid, name), name) for uuid, name in named]
-
-
-def _uuid(repository: Repository, image: ImageRef) -> str:
-    named = repository.store.parent_uuid(Path(image.path).name)
-    return "" if named is None else named[0]
 
 
 def _committing(repository: Repository, disk: Disk) -> tuple[CommittingDatapath, Served]:
@@ -250,12 +210,6 @@ def _ended(datapath: CommittingDatapath, disk: Disk) -> Job | None:
     return job
 
 
-def _tell(job: Job | None) -> Answer:
-    if job is None:
-        return {"state": "none", "done": 0, "total": 0, "error": ""}
-    return {"state": job.state.value, "done": job.done, "total": job.total, "error": job.error}
-
-
 def _describe(repository: Repository, datapath: Datapath, served: Served) -> Answer:
     return {
         "served": True,
@@ -266,5 +220,6 @@ def _describe(repository: Repository, datapath: Datapath, served: Served) -> Ans
         "path": None if served.endpoint.path is None else str(served.endpoint.path),
         "read_only": served.read_only,
         "paused": served.paused,
-        "chain": [_uuid(repository, image) for image in served.chain],
+        "leaf_merge": leaf_switch.way(datapath, served),
+        "chain": [uuid_of(repository, image) for image in served.chain],
     }

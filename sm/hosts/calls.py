@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from sm.config import Settings
 from sm.cowutil.errors import ImageError
 from sm.errors import BadRequest, HostUnreachable, SmError, code_table
-from sm.hosts.actions import Answer, Arguments, perform
+from sm.hosts.actions import perform
+from sm.hosts.arguments import Answer, Arguments
 from sm.log import about
 from sm.owner import boot_id
 from sm.pool.base import Pool

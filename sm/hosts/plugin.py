@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from sm import config, log
 from sm.config import Settings
 from sm.errors import BadRequest, SmError, VdiMissing
-from sm.hosts.actions import Arguments, perform
+from sm.hosts.actions import perform
+from sm.hosts.arguments import Arguments
 from sm.hosts.calls import answer, chain_text
 from sm.pool.base import Pool
 from sm.pool.open import open_pool

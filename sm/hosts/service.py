@@ -1,7 +1,8 @@
 """`sm-hostd`: does what other hosts of the pool ask of this one, until it is told to stop.
 
 With XAPI there is no need of it: XAPI carries the same requests to the plugin, see
-`sm.hosts.plugin`. It holds nothing that a crash could lose.
+`sm.hosts.plugin`. It holds nothing that a crash could lose; but a crash may leave users of a disk
+waiting, and then the next start lets them go on.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from pathlib import Path
 from types import FrameType
 
 from sm import config, log
+from sm.attachment import Attachments
 from sm.config import Settings
 from sm.datapath.sockets import socket_folder
 from sm.errors import InvalidArgument, SmError
 from sm.hosts.calls import answer
+from sm.hosts.leaf_switch import settle_all
 from sm.locks import Locks
 from sm.pool.base import PoolAdmin
 from sm.pool.open import open_pool
 from sm.remote import address as addresses
 from sm.remote.address import Address, TlsAddress, UnixAddress
 from sm.remote.server import HostServer
+from sm.repository import Repository
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +80,21 @@ def _serve(settings: Settings, told: threading.Event) -> None:
         try:
             pool.set_host_address(pool.this_host().ref, str(server.address))
             logger.info("answers at %s", server.address)
+            _settle(settings, pool)
             told.wait()
             logger.info("told to stop")
         finally:
             server.stop(GRACE_SECONDS)
+
+
+def _settle(settings: Settings, pool: PoolAdmin) -> None:
+    """Let the users of disks go on that an earlier `sm-hostd` held when it ended."""
+    for attachment in Attachments(settings.run / "attached").all():
+        sr_uuid = attachment.sr_uuid
+        try:
+            settle_all(Repository.open(sr_uuid, settings, pool))
+        except SmError as error:
+            logger.warning("SR %s: %s", sr_uuid, error)
 
 
 def _server(settings: Settings, pool: PoolAdmin) -> HostServer:

@@ -120,6 +120,13 @@ class VolumeStore(ABC):
         """Give back what was reserved for the volume and not used; nobody else writes to it."""
 
     @abstractmethod
+    def superseded(self, uuid: str, image_format: str, by: str) -> bool:
+        """Whether a `supersede` that was begun took place; if so, it lasts from now on.
+
+        Nobody may have removed or renamed either volume by other means since.
+        """
+
+    @abstractmethod
     def fingerprint(self, uuid: str, image_format: str) -> str:
         """A text that is another one once the volume is another, or was written to."""
 

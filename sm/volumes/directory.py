@@ -169,6 +169,14 @@ class DirectoryStore(VolumeStore):
     def _cut(descriptor: int) -> None:
         os.ftruncate(descriptor, os.fstat(descriptor).st_size)
 
+    def superseded(self, uuid: str, image_format: str, by: str) -> bool:
+        """The name `by` is gone. Whoever renamed it may not have come to sync the folder."""
+        self.require_present()
+        if self.path(by, image_format).exists():
+            return False
+        durable.sync_folder(self.folder)
+        return self.path(uuid, image_format).exists()
+
     def fingerprint(self, uuid: str, image_format: str) -> str:
         """Inode, length, and time of the last write."""
         status = self.path(uuid, image_format).stat()

@@ -71,11 +71,16 @@ def test_tree_shows_what_will_happen(site: Site) -> None:
     guest.write(site.chain(sr, disk), 0, MIB, 7)
     site.delete(site.snapshot(disk))
     site.sm("vdi", "activate", disk)
+    _, text = site.run("vdi", "tree", "--sr", sr)
+    assert "active RW" in text
+    assert "→ will take the place of" in text
+    site.sm("vdi", "deactivate", disk)
+    site.sm("vdi", "activate", disk, "--read-only")
     (tree,) = site.sm("vdi", "tree", "--sr", sr)["trees"]
     assert tree["hidden"]
     _, text = site.run("vdi", "tree", "--sr", sr)
     assert "web · disk · vhd" in text
-    assert "active RW" in text
+    assert "active RO" in text
     assert "→ will be deleted" in text
     assert "waits: " in text
     assert len(text.splitlines()) == 3

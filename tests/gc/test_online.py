@@ -79,9 +79,11 @@ def test_marks_of_inner_images_outlast_later_merges(cow_format: str, site: Site)
     scene.verify()
 
 
-def test_the_leaf_itself_waits_for_its_end_of_use(cow_format: str, site: Site) -> None:
+def test_a_leaf_that_is_only_read_waits_for_its_end_of_use(cow_format: str, site: Site) -> None:
     scene = ActiveScene(site, cow_format)
     scene.write(0, MIB, 1)
+    site.deactivate(scene.disk)
+    scene.uri = site.activate(scene.disk, "--read-only")
     scene.delete(scene.snapshot())
     report = scene.collect()
     assert [waiting["code"] for waiting in report["waiting"]] == ["active-leaf"]
@@ -216,7 +218,8 @@ def until_asked_to_yield(scene: ActiveScene, *command: str) -> Any:
         steps = list(collector.run())
     answer = scene.site.result(started[0])
     merges = [step.done for step in steps if step.done.action == "coalesce"]
-    assert all(merge.through == scene.disk for merge in merges)
+    through = scene.disk if scene.image_format == "qcow2" else None
+    assert all(merge.through == through for merge in merges)
     return answer
 
 

@@ -104,12 +104,40 @@ def test_a_format_that_is_merged_beside_its_users_does_not_wait() -> None:
     assert decided.actions == (Coalesce(("B",), "A"),)
 
 
-def test_an_active_leaf_is_not_merged() -> None:
+def test_an_active_leaf_is_merged_through_its_only_user() -> None:
     for beside in (False, True):
-        decided = plan(grow("A y<A"), used(Y, beside=beside))
+        for tree, images in (("A y<A", ()), ("A B<A y<B", ("B",))):
+            decided = plan(grow(tree), used(Y, beside=beside))
+            assert decided.actions == (LeafCoalesce("y", images, "A", through=Y),)
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        (User("y", "h", writable=False),),
+        (User("y", "h", writable=False), User("y", "other", writable=False)),
+        (Y, User("y", "other", writable=True)),
+    ],
+)
+def test_an_active_leaf_with_other_users_waits(users: tuple[User, ...]) -> None:
+    for beside in (False, True):
+        decided = plan(grow("A y<A"), used(*users, beside=beside))
         assert (decided.actions, decided.waiting[0].code) == ((), "active-leaf")
-    assert plan(grow("A B<A y<B"), used(Y, beside=True)).actions == (Coalesce(("B",), "A"),)
-    assert plan(grow("A B<A y<B"), used(Y)).actions == (Coalesce(("B",), "A", through=Y),)
+
+
+@pytest.mark.parametrize(
+    ("situation", "code"),
+    [
+        ({"leaf_coalesce": False}, "leaf-disabled"),
+        ({"no_leaf_coalesce": {"y": "on_boot=reset"}}, "leaf-kept"),
+        ({"held": {"y": "w"}}, "held"),
+    ],
+)
+def test_an_active_leaf_that_must_stay(situation: dict[str, object], code: str) -> None:
+    alone = plan(grow("A y<A"), replace(used(Y), **situation))
+    assert (alone.actions, alone.waiting[0].code) == ((), code)
+    decided = plan(grow("A B<A y<B"), replace(used(Y), **situation))
+    assert decided.actions == (Coalesce(("B",), "A", through=Y),)
 
 
 def test_users_of_other_disks_do_not_matter() -> None:
@@ -205,7 +233,8 @@ def test_no_plan_loses_anything(drawn: tuple[Forest, Situation]) -> None:
                 for user in situation.active.get(node.uuid, ())
             ]
             if isinstance(action, LeafCoalesce):
-                assert users == []
+                assert users == ([action.through] if action.through else [])
+                assert all(user.vdi == action.leaf and user.writable for user in users)
             elif users and forest[action.into].format not in situation.beside:
                 assert users == [action.through]
                 assert users[0].writable

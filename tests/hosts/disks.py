@@ -41,3 +41,13 @@ def layered(pool: Pool, image_format: str, length: int = MIB) -> tuple[str, byte
     for snapshot in doomed:
         pool.master.delete(snapshot)
     return disk, bytes(data)
+
+
+def keep_leaf(host: Host, disk: str, keep: bool = True) -> None:
+    """Have a disk keep its own image, so that only what is below it is merged; or no longer."""
+    with host.pool() as pool:
+        ref = pool.vdi_by_uuid(disk).ref
+        if keep:
+            pool.add_to_vdi_other_config(ref, "leaf-coalesce", "false")
+        else:
+            pool.remove_from_vdi_other_config(ref, "leaf-coalesce")

@@ -76,7 +76,7 @@ def test_hosts_merge_through_each_other(secured: Secured, tmp_path: Path) -> Non
         if number < 3:
             first.delete(first.snapshot(disk))
     done = first.collect(sr)["done"]
-    assert [step["through"] for step in done if step["action"] == "coalesce"] == [disk]
+    assert [step["through"] for step in done if step["action"] == "leaf-coalesce"] == [disk]
     assert content(uri, 8 * MIB) == data + bytes(5 * MIB)
     second.deactivate(disk)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,16 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sm.cowutil.base import ImageRef
 from sm.cowutil.registry import QEMU_DRIVERS
 from sm.datapath.base import (
-    CommittingDatapath,
     DatapathFailed,
     Disk,
     Job,
     JobState,
+    MirroringDatapath,
     OutcomeUnknown,
     Statistics,
 )
 from sm.datapath.own_process import NBD, OwnProcessDatapath
-from sm.datapath.qsd import commit, freeze, mount, nodes
+from sm.datapath.qsd import commit, freeze, leaf_commit, mount, nodes
 from sm.datapath.qsd.commit import Merge
 from sm.datapath.qsd.graph import command_line, file_export, nbd_export
 from sm.datapath.qsd.record import (
@@ -28,16 +29,18 @@ from sm.datapath.qsd.record import (
     END,
     FROZEN,
     LEAF,
+    MIRROR,
     first_extra,
     identity,
     merge_of,
+    mirroring,
     nodes_of,
     pausing,
     resumed,
     with_nodes,
 )
 from sm.datapath.state import Note
-from sm.errors import Busy
+from sm.errors import Busy, Unimplemented, VdiMissing
 from sm.owner import start_time
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ FREEZE_SECONDS = 20.0
 """For the requests under way to end."""
 
 
-class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
+class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
     """One qemu-storage-daemon for each disk."""
 
     name = "qsd"
@@ -64,9 +67,10 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
 
         The old leaf may have got another name, and the new one its old name: what counts is the
         file. For other parents, and the same ones anew, the daemon writes the name of the first
-        into the leaf. Raises `Busy` for parents while there is a commit.
+        into the leaf. Raises `Busy` for parents while there is a commit, and in a mirror.
         """
         note = self._require_running(disk)
+        _require_no_mirror(note)
         own, new = nodes_of(note), tuple(chain)
         with self._qmp(disk) as qmp:
             if not new or len(new) < min(2, len(own)):
@@ -83,7 +87,7 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
                 fresh = nodes.relink(qmp, own[0], new, read_only=note.read_only)
         self._notes.write(with_nodes(note, fresh, note.extra.get(COMMIT)))
 
-    def pause(self, disk: Disk) -> None:
+    def pause(self, disk: Disk, seconds: float | None = None) -> None:
         """Hold the requests inside the daemon and close all images.
 
         A disk that is shown as a file cannot be paused.
@@ -95,17 +99,28 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
             raise DatapathFailed("qemu-storage-daemon cannot pause a disk that it shows as a file")
         if COMMIT in note.extra:
             raise Busy(f"{disk.vdi} has a commit; end it and finish it first")
+        _require_no_mirror(note)
+        self._freeze(note, FREEZE_SECONDS if seconds is None else seconds)
+
+    def _freeze(self, note: Note, seconds: float) -> None:
+        """Hold the requests, finish a mirror, and close all images; else go on as before."""
+        deadline = time.monotonic() + seconds
+        disk, mirrored = note.disk, MIRROR in note.extra
         self._notes.write(pausing(note, complete=False))
         self._hide(disk)
         with self._qmp(disk) as qmp:
             try:
-                freeze.hold(qmp, FREEZE_SECONDS)
+                freeze.hold(qmp, seconds)
+                if mirrored:
+                    leaf_commit.finish(qmp, deadline)
             except OutcomeUnknown:
                 raise
             except DatapathFailed:
+                if mirrored:
+                    _end_mirror(qmp, note)
                 freeze.release(qmp, FREEZE_SECONDS)
                 self._show(disk)
-                self._notes.write(note)
+                self._notes.write(mirroring(note, None))
                 raise
             freeze.take_away(qmp, read_only=note.read_only)
         self._notes.write(pausing(note, complete=True))
@@ -122,6 +137,8 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
         self._hide(disk)
         with self._qmp(disk) as qmp:
             freeze.hold(qmp, FREEZE_SECONDS)
+            if MIRROR in note.extra:
+                leaf_commit.stop(qmp, FREEZE_SECONDS)
             freeze.take_away(qmp, read_only=note.read_only)
             fresh = freeze.put_back(qmp, chain, read_only=note.read_only)
             freeze.release(qmp, FREEZE_SECONDS)
@@ -149,6 +166,7 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
     ) -> None:
         """Begin a merge inside the daemon."""
         note = self._require_running(disk)
+        _require_no_mirror(note)
         if top not in note.chain or base not in note.chain:
             raise DatapathFailed(f"{disk.vdi} does not have {top.path} and {base.path} open")
         if note.read_only:
@@ -209,6 +227,60 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
             found = commit.find_job(qmp)
             if found is not None and found["status"] != "concluded":
                 qmp.call("job-cancel", {"id": commit.JOB})
+
+    # Mirrors
+
+    def start_mirror(self, disk: Disk, base: ImageRef) -> None:
+        """Begin an active commit inside the daemon."""
+        note = self._require_running(disk)
+        if note.path is not None:
+            raise Unimplemented("a disk that is shown as a file cannot be paused")
+        if note.read_only or base not in note.chain[1:]:
+            raise DatapathFailed(f"{disk.vdi} is read-only, or {base.path} is not below its leaf")
+        if COMMIT in note.extra:
+            raise Busy(f"{disk.vdi} has a commit; finish it first")
+        run = nodes_of(note)[: note.chain.index(base) + 1]
+        with self._qmp(disk) as qmp:
+            # One that was noted, and of which the daemon knows nothing, was never begun.
+            if leaf_commit.look(qmp) is not None:
+                raise Busy(f"{disk.vdi} has a mirror")
+            self._notes.write(mirroring(note, run[-1].number))
+            try:
+                leaf_commit.start(qmp, run)
+            except OutcomeUnknown:
+                raise
+            except DatapathFailed:
+                self._notes.write(mirroring(note, None))
+                raise
+
+    def mirror(self, disk: Disk) -> Job | None:
+        """How far the active commit is."""
+        note = self._alive(disk)
+        if note is None or MIRROR not in note.extra:
+            return None
+        try:
+            with self._qmp(disk) as qmp:
+                return leaf_commit.look(qmp) or Job(JobState.FAILED, error="it was not begun")
+        except OutcomeUnknown as error:
+            return Job(JobState.UNKNOWN, error=str(error))
+
+    def pause_mirrored(self, disk: Disk, seconds: float) -> None:
+        """Hold the requests, let the active commit come to its end, and close all images."""
+        note = self._require_running(disk)
+        if MIRROR not in note.extra:
+            raise VdiMissing(f"{disk.vdi} has no mirror")
+        self._freeze(note, seconds)
+
+    def stop_mirror(self, disk: Disk) -> None:
+        """Cancel the active commit."""
+        note = self._alive(disk)
+        if note is None or MIRROR not in note.extra:
+            return
+        if note.paused:
+            raise DatapathFailed(f"{disk.vdi} is paused; resume it, which ends the mirror")
+        with self._qmp(disk) as qmp:
+            _end_mirror(qmp, note)
+        self._notes.write(mirroring(note, None))
 
     # The process
 
@@ -281,3 +353,14 @@ class QsdDatapath(OwnProcessDatapath, CommittingDatapath):
         if note.paused:
             raise DatapathFailed(f"{disk.vdi} is paused; resume it first")
         return note
+
+
+def _end_mirror(qmp: Qmp, note: Note) -> None:
+    """End the mirror of a disk whose chain stays."""
+    leaf_commit.stop(qmp, FREEZE_SECONDS)
+    leaf_commit.give_back(qmp, nodes_of(note), note.extra[MIRROR])
+
+
+def _require_no_mirror(note: Note) -> None:
+    if MIRROR in note.extra:
+        raise Busy(f"{note.disk.vdi} has a mirror; stop it first")

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sm.cowutil.base import ImageRef
-from sm.datapath.base import DatapathFailed, OutcomeUnknown
+from sm.datapath.base import DatapathFailed, NotInTime, OutcomeUnknown
 from sm.datapath.qsd import nodes
 from sm.datapath.qsd.commit import find_job
 from sm.datapath.qsd.graph import NOTHING, NULL, REFUSE, TOP, Node, blockers
@@ -33,7 +33,7 @@ POLL_SECONDS = 0.002
 def hold(qmp: Qmp, seconds: float) -> None:
     """Let the requests under way end, and hold all others; images stay open.
 
-    `DatapathFailed` when that takes longer than `seconds`; then `release`.
+    `NotInTime` when that takes longer than `seconds`; then `release`.
     """
     deadline = time.monotonic() + seconds
     job = find_job(qmp, JOB)
@@ -50,7 +50,7 @@ def hold(qmp: Qmp, seconds: float) -> None:
             qmp.call("job-complete", {"id": JOB})
             told = True
         if time.monotonic() > deadline:
-            raise DatapathFailed(f"the requests under way did not end within {seconds:g} s")
+            raise NotInTime(f"the requests under way did not end within {seconds:g} s")
         time.sleep(POLL_SECONDS)
 
 

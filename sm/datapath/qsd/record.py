@@ -2,7 +2,8 @@
 
 In `Note.extra`: the numbers of the `nodes`, uppermost first; `leaf`, what the uppermost image is,
 whatever it is called by now; `commit`, the numbers of the nodes `top` and `base`, and once its end
-was seen, `end`, a `JobState`; `frozen`, when a pause is complete.
+was seen, `end`, a `JobState`; `mirror`, the number of the node that the leaf is being copied into;
+`frozen`, when a pause is complete.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ LEAF = "leaf"
 NODES = "nodes"
 COMMIT = "commit"
 END = "end"
+MIRROR = "mirror"
 FROZEN = "frozen"
 
 
@@ -53,8 +55,15 @@ def resumed(note: Note, own: Sequence[Node]) -> Note:
 
 def pausing(note: Note, *, complete: bool) -> Note:
     """In a pause: whether it is known that no image is open."""
-    extra = {name: each for name, each in note.extra.items() if name != FROZEN}
+    dropped = {FROZEN, MIRROR} if complete else {FROZEN}
+    extra = {name: each for name, each in note.extra.items() if name not in dropped}
     return replace(note, paused=True, extra=extra | ({FROZEN: True} if complete else {}))
+
+
+def mirroring(note: Note, base: int | None) -> Note:
+    """With a mirror into a node, or with none."""
+    extra = {name: each for name, each in note.extra.items() if name != MIRROR}
+    return replace(note, extra=extra if base is None else extra | {MIRROR: base})
 
 
 def merge_of(note: Note) -> Merge:

@@ -145,7 +145,7 @@ class TapdiskDatapath(CommittingDatapath):
             self._go_back(vbd, new[0], old_parent, error)
             raise
 
-    def pause(self, disk: Disk) -> None:
+    def pause(self, disk: Disk, seconds: float | None = None) -> None:
         """Pause, watched until it is done.
 
         Raises `OutcomeUnknown` when the requests under way do not end in time: the users are frozen
@@ -156,7 +156,7 @@ class TapdiskDatapath(CommittingDatapath):
             self._refuse_during_commit(vbd)
         note = self._life.save(vbd.note, commit=vbd.commit, paused=True)
         try:
-            pause(vbd, self._patience.pause)
+            pause(vbd, self._patience.pause if seconds is None else seconds)
         except OutcomeUnknown:
             raise
         except DatapathFailed:

@@ -44,10 +44,10 @@ class VhdNbdDatapath(OwnProcessDatapath):
         self._ask(disk, {"do": "refresh", "chain": _pairs(chain)})
         self._notes.write(replace(note, chain=tuple(chain)))
 
-    def pause(self, disk: Disk) -> None:
+    def pause(self, disk: Disk, seconds: float | None = None) -> None:
         """Have the process close all files; it keeps its clients, and knows that it is paused."""
         note = self._require(disk)
-        self._ask(disk, {"do": "pause"})
+        self._ask(disk, {"do": "pause", "seconds": seconds})
         self._notes.write(replace(note, paused=True))
 
     def resume(self, disk: Disk, chain: Sequence[ImageRef]) -> None:

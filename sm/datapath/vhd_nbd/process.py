@@ -110,7 +110,8 @@ class _Control:
                     "traffic": asdict(self._service.traffic),
                 }
             case "pause":
-                self._service.pause()
+                seconds = request.get("seconds")
+                self._service.pause(seconds if isinstance(seconds, int | float) else None)
                 return {"ok": True}
             case "resume":
                 self._service.resume(parse_chain(request.get("chain", [])))

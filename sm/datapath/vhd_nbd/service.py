@@ -74,17 +74,17 @@ class Service:
         """Whether the clients wait, and nothing is open."""
         return self._paused
 
-    def pause(self) -> None:
+    def pause(self, seconds: float | None = None) -> None:
         """Make everything durable, close all files and give up the lock; the clients wait.
 
-        Repeated, no change. OSError, and no pause, when the requests under way do not end in time
-        or cannot be made durable.
+        Repeated, no change. OSError, and no pause, when the requests under way do not end within
+        `seconds` (by default `PAUSE_SECONDS`) or cannot be made durable.
         """
         with self._changing:
             self._check_serving()
             if self._paused:
                 return
-            self._server.pause(PAUSE_SECONDS)
+            self._server.pause(PAUSE_SECONDS if seconds is None else seconds)
             try:
                 self._disk.flush()
             except OSError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datapath.contract.subjects import COMMITTING, SUBJECTS, Subject
+from tests.datapath.contract.subjects import COMMITTING, MIRRORING, SUBJECTS, Subject
 
 
 def _made(name: str, folder: Path) -> Iterator[Subject]:
@@ -27,4 +27,10 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]
 @pytest.fixture(params=COMMITTING)
 def committing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
     """Each datapath that can merge images itself."""
+    yield from _made(request.param, tmp_path)
+
+
+@pytest.fixture(params=MIRRORING)
+def mirroring(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
+    """Each datapath that can merge its leaf while it is written."""
     yield from _made(request.param, tmp_path)

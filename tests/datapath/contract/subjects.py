@@ -88,6 +88,13 @@ class Subject(ABC):
         fresh.replace(leaf.path)
         return [leaf, base, *chain[1:]]
 
+    def take_name(self, chain: Sequence[ImageRef], base: int) -> list[ImageRef]:
+        """Let an image that holds everything take the leaf's name; what was between is deleted."""
+        chain[base].path.replace(chain[0].path)
+        for each in chain[1:base]:
+            each.path.unlink()
+        return [chain[0], *chain[base + 1 :]]
+
     def merge_at_rest(self, chain: Sequence[ImageRef]) -> list[ImageRef]:
         """Merge the image below the leaf into the next, with nobody using them; relink; delete."""
         left = [chain[0], *chain[2:]]
@@ -218,3 +225,4 @@ SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "tapdisk-vhd": TapdiskVhd,
 }
 COMMITTING = ["qsd-qcow2", "tapdisk-qcow2"]
+MIRRORING = ["qsd-qcow2"]
