@@ -35,3 +35,11 @@ def test_a_url_of_another_database_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="mysql") as raised:
         settings(tmp_path, "pool_database = mysql://sm:secret@db/pool")
     assert "secret" not in str(raised.value)
+
+
+def test_a_pause_is_a_time(tmp_path: Path) -> None:
+    assert settings(tmp_path, "").pause_seconds == 2.0
+    assert settings(tmp_path, "pause_seconds = 0.5").pause_seconds == 0.5
+    for wrong in ("0", "-1", "inf", "nan", "soon"):
+        with pytest.raises(InvalidArgument, match="pause_seconds"):
+            settings(tmp_path, f"pause_seconds = {wrong}")
