@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 
 import pytest
 
+from tests.gc.service import GC, status, wait_until
 from tests.support import guest
 from tests.support.site import MIB, Refused, Site
-
-GC = (sys.executable, "-m", "sm.gc.daemon")
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait, for at most half a minute."""
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_once(site: Site) -> None:
@@ -50,6 +38,7 @@ def test_loop_is_kicked_by_a_delete_and_ends_on_sigterm(site: Site) -> None:
                 guest.write(site.chain(sr, disk), 0, MIB, 5)
                 site.delete(site.snapshot(disk))
                 wait_until(lambda: site.images(sr) == {disk})
+                wait_until(lambda: status(site, sr).state == "idle")
         finally:
             collector.send_signal(signal.SIGTERM)
         assert collector.wait(10) == 0
