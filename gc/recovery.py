@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from sm.gc import coalesce, leaf, pull
+from sm.gc import coalesce, leaf, pull, switching
 from sm.journal import Entry
 from sm.repository import Repository
 
@@ -15,6 +15,7 @@ _RECOVER: Mapping[str, Callable[[Repository, Entry], None]] = {
     coalesce.OPERATION: coalesce.recover,
     leaf.OPERATION: leaf.recover,
     pull.OPERATION: pull.recover,
+    switching.OPERATION: switching.recover,
 }
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sm.gc import convergence
-from sm.gc.convergence import Convergence, Mirroring, Speed, Stopwatch
+from sm.gc.convergence import Convergence, Mirroring, Speed
 from sm.gc.merge import Postponed
 
 MIB = 1 << 20
@@ -80,13 +80,3 @@ def test_a_mirror_has_rounds_of_what_was_left() -> None:
     assert mirror(*((number * 100, 100, number / 100) for number in range(90))) == 0
     # It gets less each time.
     assert mirror(*((number * 100, 100 - number * 10, float(number)) for number in range(9))) == 0
-
-
-def test_a_stopwatch_measures_from_the_first_word() -> None:
-    times = iter([5.0, 6.0, 9.0])
-    heard: list[int] = []
-    watch = Stopwatch(lambda done, total: heard.append(done), lambda: next(times))
-    assert watch.seconds == 0.0
-    for done in (0, 1, 2):
-        watch(done, 2)
-    assert (heard, watch.seconds) == ([0, 1, 2], 4.0)

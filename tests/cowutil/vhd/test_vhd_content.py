@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sm.cowutil.base import ImageRef
+from sm.cowutil.base import ImageRef, Steps
 from sm.cowutil.extents import Extents
 from sm.cowutil.raw import RawFormat
 from sm.cowutil.vhd.block_file import Access, open_file
@@ -260,3 +260,24 @@ def test_full_size_is_enough_for_a_disk_that_has_grown() -> None:
         writer.write(0, memoryview(b"\xaa" * size))
         writer.commit()
     assert memory_content(file) == b"\xaa" * final
+
+
+def test_a_fixed_base_goes_up(tmp_path: Path) -> None:
+    """It holds all of the disk, so all that its child lacks is copied."""
+    base, child = tmp_path / "base.vhd", tmp_path / "child.vhd"
+    raw = tmp_path / "raw"
+    raw.write_bytes(random.Random(5).randbytes(8 * MIB))
+    argv = ["qemu-img", "convert", "-f", "raw", "-O", "vpc"]
+    argv += ["-o", "subformat=fixed,force_size", str(raw), str(base)]
+    subprocess.run(argv, check=True)
+    util().snapshot(child, ref(base), 8 * MIB)
+    model = bytearray(raw.read_bytes())
+    disk = open_disk([child, base])
+    fill(disk, model, seed=3, count=4)
+    disk.close()
+    copied = util().pull([ref(child), ref(base)], 1, steps=Steps(give_back=True))
+    assert 0 < copied < 8 * MIB
+    util().set_parent(child, None)
+    base.unlink()
+    assert qemu_content(child) == bytes(model)
+    assert util().check(child).clean

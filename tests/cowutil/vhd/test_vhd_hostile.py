@@ -275,7 +275,7 @@ def test_a_chain_that_cannot_be_merged_is_left_alone() -> None:
         )
     for into in (0, 2, -1):
         with pytest.raises(ValueError, match="nothing above"):
-            merge([ImageRef(PATH, "vhd")] * 2, into, lambda _d, _t: None, opener(parent()))
+            merge([ImageRef(PATH, "vhd")] * 2, into, no_progress, AT_ONCE, opener(parent()))
 
 
 def test_the_checksum_is_that_of_the_specification() -> None:
