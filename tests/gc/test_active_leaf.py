@@ -175,7 +175,8 @@ def test_the_collector_killed_at_its_requests(cow_format: str, tmp_path: Path) -
     for number in itertools.count(first, step):
         scene = leaf_scene(Site(tmp_path / str(number)), cow_format)
         with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
-            killed = killed_at(scene.site, "sendto,sendmsg", number, "gc", "run", "--sr", scene.sr)
+            command = ("gc", "run", "--sr", scene.sr)
+            killed = killed_at(scene.site, "sendto,sendmsg", number, *command, threads=True)
             scene.collect()
             writer.go_on(3)
         took_over(scene, writer)

@@ -12,11 +12,15 @@ from tests.support.site import Site
 SM = str(Path(sys.executable).with_name("sm"))
 
 
-def killed_at(site: Site, calls: str, number: int, *command: str) -> bool:
-    """Run `sm` and kill it at the N-th of the calls; false when it ended before."""
+def killed_at(site: Site, calls: str, number: int, *command: str, threads: bool = False) -> bool:
+    """Run `sm` and kill it at the N-th of the calls; false when it ended before.
+
+    With `threads` the calls of each of its threads are counted, not only those of the first one;
+    then it must leave no process behind, which would be waited for.
+    """
     ended = subprocess.run(
         [
-            *("strace", "-o", "/dev/null", "-e", f"trace={calls}"),
+            *("strace", *(["-f"] if threads else []), "-o", "/dev/null", "-e", f"trace={calls}"),
             *("-e", f"inject={calls}:signal=SIGKILL:when={number}"),
             *(SM, "--json", *command),
         ],
