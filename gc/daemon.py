@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.sr is None:
                 supervisor = Supervisor(settings, pool)
                 stop.on(supervisor.stop, SUPERVISOR_STOP_SECONDS)
-                supervisor.run()
+                with _figures(settings):
+                    supervisor.run()
                 return 0
             with log.about(sr=options.sr):
                 _one(options, settings, pool, stop)
@@ -74,6 +76,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"sm-gc: {error}\n")
         return 1
     return 0
+
+
+@contextmanager
+def _figures(settings: Settings) -> Iterator[None]:
+    """Give figures to Prometheus meanwhile, where the settings say so."""
+    if not settings.gc_metrics_listen:
+        yield
+        return
+    # Slow to import, and only this one process needs it.
+    from sm.gc.exporter import Address, serve  # noqa: PLC0415
+
+    with serve(settings, Address.parse(settings.gc_metrics_listen)) as address:
+        logger.info("figures for Prometheus at %s", address)
+        yield
 
 
 def _parser() -> argparse.ArgumentParser:

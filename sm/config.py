@@ -59,7 +59,7 @@ class Settings:
     how long the users of a disk may be held at most when its own image is merged. The collector's
     service copies nothing in the first `gc_quiet_seconds` after an attach, runs `gc_parallel`
     copies of one SR at once at most, and takes a worker that says nothing for `gc_hang_seconds`
-    for hung.
+    for hung; where `gc_metrics_listen` names an address, it gives figures to Prometheus there.
     """
 
     root: Path
@@ -82,6 +82,7 @@ class Settings:
     gc_quiet_seconds: float
     gc_parallel: int
     gc_hang_seconds: float
+    gc_metrics_listen: str
     pause_seconds: float
 
     @property
@@ -151,6 +152,7 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         gc_quiet_seconds=_number(options, "gc_quiet_seconds", 300.0, 0.0),
         gc_parallel=int(_number(options, "gc_parallel", 2.0, 1.0)),
         gc_hang_seconds=_number(options, "gc_hang_seconds", 180.0, 1.0),
+        gc_metrics_listen=options.get("gc_metrics_listen", ""),
         pause_seconds=_seconds(options, "pause_seconds", "2"),
     )
 

@@ -28,6 +28,7 @@ from sm.gc.measured import garbage_bytes
 from sm.gc.metrics import families
 from sm.gc.status import Delayed, State
 from sm.tree import Forest, Node
+from tests.gc.service import collector, wait_until
 from tests.support import guest, worker
 from tests.support.site import MIB, Site
 
@@ -387,3 +388,13 @@ def test_a_scrape_writes_nothing_to_the_storage(site: Site) -> None:
     before = {path: path.stat().st_mtime_ns for path in image.path.parent.rglob("*")}
     scrape(site)
     assert before == {path: path.stat().st_mtime_ns for path in image.path.parent.rglob("*")}
+
+
+def test_the_service_gives_its_figures(site: Site, short_path: Path) -> None:
+    """Where the settings name an address, for as long as it runs."""
+    sr = site.create_sr()
+    (site.root / "sm.conf").write_text(f"[sm]\ngc_metrics_listen = unix:{short_path}\n")
+    with collector(site):
+        wait_until(short_path.exists, "the socket")
+        assert Scraped(_get(exporter.Address(short_path))).get("sm_sr_up", sr, name="store") == 1
+    assert not short_path.exists()
