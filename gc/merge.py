@@ -20,7 +20,7 @@ from sm.gc.background import in_background
 from sm.gc.control import Control
 from sm.journal import Entry
 from sm.repository import Repository
-from sm.tree import Forest
+from sm.tree import Forest, Node
 from sm.users import User
 
 if TYPE_CHECKING:  # numpy is slow to import, and the CLI that only asks needs none of it
@@ -141,47 +141,64 @@ def start(
         chain = forest.chain(top)
         last = [node.uuid for node in chain].index(images[-1])
         into, below = (0, last) if upwards else (last, 0)
-        refs = tuple(repository.image(node) for node in chain)
         # Tables that somebody writes to cannot be read; all of them may be new to the target.
-        merged = chain[1 : last + 1] if upwards or written else chain[:last]
-        merged = [node for node in merged if node is not chain[into]]
+        first = 1 if written else 0
+        merged = [node for node in chain[first : last + 1] if node is not chain[into]]
         unknown = repository.store.volume(top, chain[0].format).used if written else 0
+        refs = tuple(repository.image(node) for node in chain)
         held = held_by(repository, [repository.image(node) for node in merged])
-        target = chain[into]
-        alone = not users.above(repository, forest, images[-1])
         own = held_by(repository, [refs[into]])
+        alone = not users.above(repository, forest, images[-1])
         growth = held.minus(own).total + unknown
         short = _require_space(repository, refs[into], growth, alone=alone)
-        entry = repository.journal.open(
-            operation,
-            top,
-            "copy",
-            format=target.format,
-            into=target.uuid,
-            images=list(images),
-            below=chain[last].parent,
-            fingerprint=repository.store.fingerprint(top, forest[top].format),
-        )
-        try:
-            claim = claims.publish_merge(repository, target.uuid, {top, *images})
-            if not short and not written:
-                repository.store.reserve(target.uuid, target.format, costs.space_for(growth))
-        except BaseException:
-            release(repository, entry)
-            raise
+        entry, claim = _publish(repository, operation, chain, into, images)
+        if not short and not written:
+            _reserve(repository, entry, growth)
         # Published first, looked second: an activation that this misses will see the claim.
-        above = users.above(repository, forest, images[-1])
+        above = tuple(users.above(repository, forest, images[-1]))
     steps = AT_ONCE
     if short or held.total > LONG_BYTES:
-        prints = resume.prints(repository, [node.uuid for node in merged], target.format)
-        give_back = alone and not above and not comparison.wanted(repository)
-        steps = resume.steps(repository, target.uuid, prints, give_back=give_back)
-    if short:
-        if above:
+        if short and above:
             release(repository, entry)
             raise SrNoSpace(f"merging into {refs[into].path.name} is possible when nobody uses it")
-        steps = replace(steps, length=_step_length(repository.store.space().free))
-    return Work(entry, claim, refs, into, below, held, own, tuple(above), steps)
+        give_back = alone and not above and not comparison.wanted(repository)
+        prints = resume.prints(repository, [node.uuid for node in merged], entry.data["format"])
+        steps = resume.steps(repository, entry.data["into"], prints, give_back=give_back)
+        if short:
+            steps = replace(steps, length=_step_length(repository.store.space().free))
+    return Work(entry, claim, refs, into, below, held, own, above, steps)
+
+
+def _publish(
+    repository: Repository, operation: str, chain: Sequence[Node], into: int, images: Sequence[str]
+) -> tuple[Entry, Claim]:
+    """Write the entry, then the claim."""
+    top, target = chain[0], chain[into]
+    last = [node.uuid for node in chain].index(images[-1])
+    entry = repository.journal.open(
+        operation,
+        top.uuid,
+        "copy",
+        format=target.format,
+        into=target.uuid,
+        images=list(images),
+        below=chain[last].parent,
+        fingerprint=repository.store.fingerprint(top.uuid, top.format),
+    )
+    try:
+        return entry, claims.publish_merge(repository, target.uuid, {top.uuid, *images})
+    except BaseException:
+        repository.journal.close(entry)
+        raise
+
+
+def _reserve(repository: Repository, entry: Entry, growth: int) -> None:
+    try:
+        into, image_format = entry.data["into"], entry.data["format"]
+        repository.store.reserve(into, image_format, costs.space_for(growth))
+    except BaseException:
+        release(repository, entry)
+        raise
 
 
 def _require_space(repository: Repository, target: ImageRef, growth: int, *, alone: bool) -> bool:
