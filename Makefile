@@ -38,8 +38,12 @@ fuzz: setup
 
 # Random kills and races: so many rounds each; SM_SEED repeats a run.
 SM_ROUNDS := 100
+# How long, and with how many processes, one SR is raced for.
+SM_SECONDS := 180
+SM_PROCESSES := 8
 
 soak: setup
+	SM_SECONDS=$(SM_SECONDS) SM_PROCESSES=$(SM_PROCESSES) $(BIN)/pytest -s tests/stress
 	SM_ROUNDS=$(SM_ROUNDS) SM_EXAMPLES=$(SM_ROUNDS) $(BIN)/pytest -n auto -s tests/soak \
 		tests/machine tests/hosts/test_races.py
 

@@ -1,15 +1,18 @@
 """One administrator among several on one SR: creates, snapshots, writes, deletes, collects.
 
-usage: worker.py SR SECONDS SEED JOURNAL
+usage: worker.py FOLDER SR SECONDS SEED JOURNAL ORDERS
 
-Each finished change is one line of JSON in JOURNAL, written before the next is begun: what disks
+On SIGUSR1 it tells where its threads stand. ORDERS gets the orders in which it takes locks. Each
+finished change is one line of JSON in JOURNAL, written before the next is begun: what disks
 there are, and what each must read as (one byte value for each 64 KiB block).
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,6 +23,7 @@ from sm.gc.collector import Collector
 from sm.pool.open import open_pool
 from sm.repository import Repository
 from tests.datapath.clients import qemu_io
+from tests.support import lock_order
 from tests.support.site import Refused, Site
 
 BLOCK = 64 << 10
@@ -42,6 +46,7 @@ class Worker:
         choices = ["create", "collect"]
         if self.disks:
             choices += ["snapshot"] * 3 + ["write"] * 4 + ["clone", "delete", "delete"]
+            choices += ["resize", "scan", "examine", "move"]
         if len(self.disks) > 8:
             choices += ["delete"] * 6
         name = self.random.choice(choices)
@@ -94,6 +99,34 @@ class Worker:
         del self.disks[disk]
         self.writable.discard(disk)
 
+    def resize(self) -> None:
+        """Let a disk grow, but not for ever."""
+        disk = self.random.choice(sorted(self.disks))
+        blocks = self.disks[disk]
+        if disk in self.writable and len(blocks) < 3 * BLOCKS:
+            size = (len(blocks) + BLOCKS) * BLOCK
+            self.site.sm("vdi", "resize", disk, "--size", str(size))
+            self.disks[disk] = [*blocks, *([0] * BLOCKS)]
+
+    def scan(self) -> None:
+        """Bring the records in line."""
+        self.site.sm("sr", "scan", self.sr)
+
+    def examine(self) -> None:
+        """Ask the doctor; with others at work he may find something, but he must not fail."""
+        code, _ = self.site.run("--json", "doctor", "--sr", self.sr)
+        assert code in (0, 4), f"the doctor ends with {code}"
+
+    def move(self) -> None:
+        """Attach an SR of our own, or detach it."""
+        name = f"own-{self.journal.name}"
+        known = {sr["name"]: sr for sr in self.site.sm("sr", "list")}
+        if name not in known:
+            self.site.create_sr(name)
+        else:
+            verb = "detach" if known[name]["attached"] else "attach"
+            self.site.sm("sr", verb, known[name]["uuid"])
+
     def collect(self) -> None:
         """Collect, unless another process does."""
         settings = config.load(self.site.root)
@@ -108,7 +141,9 @@ class Worker:
 
 
 def main() -> None:
-    folder, sr, seconds, seed, journal = sys.argv[1:]
+    folder, sr, seconds, seed, journal, orders = sys.argv[1:]
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    lock_order.record(Path(orders))
     worker = Worker(Site(Path(folder)), sr, int(seed), Path(journal))
     until = time.monotonic() + float(seconds)
     while time.monotonic() < until:
