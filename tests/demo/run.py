@@ -69,16 +69,16 @@ class Demo:
 
     def tree(self, *of: str) -> None:
         """Show the trees as the command line draws them."""
-        say(f"  $ sm vdi tree {' '.join(of)}")
+        self.show("vdi", "tree", *of)
+
+    def show(self, *arguments: str) -> None:
+        """Run a command for what it tells people."""
+        say(f"  $ sm {' '.join(arguments)}")
         environment = {**os.environ, "SM_ROOT": str(self.folder / "root")}
-        drawn = subprocess.run(
-            [SM, "vdi", "tree", *of],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
+        told = subprocess.run(
+            [SM, *arguments], env=environment, capture_output=True, text=True, check=True
         )
-        for line in drawn.stdout.splitlines():
+        for line in told.stdout.splitlines():
             say(f"    {line}")
 
     def collect(self, sr: str) -> None:
@@ -215,10 +215,13 @@ def main() -> int:
 
         say("\n== Before the collector")
         demo.tree("--sr", "demo")
+        demo.show("gc", "plan", "--sr", "demo")
         say("\n== The collector deletes and merges what no disk needs")
         demo.collect("demo")
         say("\n== After the collector")
         demo.tree("--sr", "demo")
+        demo.show("gc", "history", "--sr", "demo")
+        demo.show("doctor")
 
         say("\n== Every surviving disk, read again")
         for vdi in demo.expected:
