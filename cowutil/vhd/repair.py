@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import numpy as np
+
 from sm.cowutil.errors import ImageCorrupt
 from sm.cowutil.vhd.batmap import checksum_of, covered_part
 from sm.cowutil.vhd.block_file import BlockFile
 from sm.cowutil.vhd.change import replace_footers, replace_header
 from sm.cowutil.vhd.extents import false_claim
 from sm.cowutil.vhd.footer import Kind
+from sm.cowutil.vhd.geometry import SECTOR
 from sm.cowutil.vhd.growth import add_tables, blank_behind, empty_entries, largest_table
 from sm.cowutil.vhd.header import NO_PARENT_ID
 from sm.cowutil.vhd.headers import batmap_header, has_batmap, load_headers
@@ -48,8 +51,30 @@ def _mend_sparse(writer: ImageWriter) -> None:
         writer.reload()
     empty_entries(writer, writer.headers.header.table_entries)
     blank_behind(writer, footer.current_size)
+    if footer.kind is Kind.DYNAMIC:
+        _blank_unheld(writer)
     if has_batmap(footer):
         _mend_batmap(writer)
+
+
+def _blank_unheld(writer: ImageWriter) -> None:
+    """Zero what lies in sectors that are not held, left by writes that were never completed.
+
+    Without a parent these sectors read as zero, but not for qemu, which ignores the bits.
+    """
+    size = writer.headers.header.block_size
+    data = np.zeros(size, dtype=np.uint8)
+    for block in writer.tables.allocated.tolist():
+        held = writer.present(block)
+        if held.all():
+            continue
+        writer.read_into(block, 0, memoryview(data.data))
+        sectors = data.reshape(-1, SECTOR)
+        dirty = sectors.any(axis=1) & ~held
+        if dirty.any():
+            sectors[dirty] = 0
+            writer.file.write(writer.offset_of(block), memoryview(data.data))
+            writer.file.flush()
 
 
 def _mend_batmap(writer: ImageWriter) -> None:

@@ -232,7 +232,7 @@ def test_the_datapath_dies(at: str, cow_format: str, site: Site) -> None:
     scene.collect()
     scene.verify_tidy(1)
     scene.verify_active()
-    scene.verify()
+    scene.verify(crashed=True)
 
 
 @pytest.mark.parametrize("at", AT[::2])

@@ -63,4 +63,4 @@ def test_killed_while_merging_a_leaf(victim: str, cow_format: str, site: Site) -
         scene.verify_active()
         scene.verify_tidy(1)
     print(f"{cut} merges were cut short")
-    scene.verify()
+    scene.verify(crashed=victim == "datapath")

@@ -281,3 +281,25 @@ def test_a_fixed_base_goes_up(tmp_path: Path) -> None:
     base.unlink()
     assert qemu_content(child) == bytes(model)
     assert util().check(child).clean
+
+
+def test_repair_blanks_what_is_not_held(tmp_path: Path) -> None:
+    """Data that a killed writer left without its bits: qemu looks at no bits, and would show it."""
+    path = tmp_path / "base.vhd"
+    util().create(path, 8 * MIB)
+    file = open_file(path, Access.WRITE)
+    writer = ImageWriter(file)
+    writer.write(2 * MIB, memoryview(b"\x05" * 8192))
+    writer.write(3 * MIB, memoryview(b"\x06" * 8192))
+    writer.commit()
+    bitmap = bytearray(512)
+    bitmap[0] = 0xFF  # the first 4096 bytes are held, and no other
+    file.write(int(writer.tables.bat[1]) * 512, bitmap)
+    file.close()
+    model = bytearray(8 * MIB)
+    model[2 * MIB : 2 * MIB + 4096] = b"\x05" * 4096
+    assert content([path]) == bytes(model)
+    assert qemu_content(path) != bytes(model)
+    assert util().repair(path).clean
+    assert content([path]) == bytes(model)
+    assert qemu_content(path) == bytes(model)
