@@ -132,13 +132,11 @@ def opened(runner: ToolRunner, chain: Sequence[ImageRef]) -> Iterator[NbdTarget]
     At the end qemu-nbd has ended, and what was committed is durable. Raises `ImageBusy` when
     another process has the image open, and `ImageError` for what qemu says besides.
     """
-    path = chain[0].path
     with tempfile.TemporaryDirectory(prefix="sm-nbd-") as folder:
         server = _Server(runner, chain, Path(folder) / "socket")
         try:
             with server.connect() as connection:
-                target = NbdTarget(path, connection)
-                yield target
+                yield (target := server.greet(connection))
                 target.hang_up()
         finally:
             server.wait()
@@ -174,6 +172,15 @@ class _Server:
             self._not_wanted.set()
             raise
         return connection
+
+    def greet(self, connection: socket.socket) -> NbdTarget:
+        """Begin to talk; raises what it ends with where it cannot open the image."""
+        try:
+            return NbdTarget(self._path, connection)
+        except (OSError, ImageError):
+            self.wait()
+            self.check()
+            raise
 
     def wait(self) -> None:
         """Wait for its end."""

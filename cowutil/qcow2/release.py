@@ -8,7 +8,11 @@ be deleted, or is repaired by its next user.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +24,30 @@ from sm.cowutil.qcow2.header import read_header
 from sm.cowutil.qcow2.source import Source
 from sm.cowutil.qcow2.tables import Tables, adjacent
 
+WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+"""A struct flock: type, whence, start, length (0 for all), and process."""
+
 BATCH = 256
 """Tables that are changed between two syncs."""
+
+
+@contextmanager
+def alone(paths: Sequence[Path]) -> Iterator[bool]:
+    """Keep readers away from images for the block; whether nobody has any of them open.
+
+    Whoever reads through qemu has a lock on each image (of an open file description, fcntl(2)), and
+    its tables in memory: what is given back would be zeroes to him.
+    """
+    with ExitStack() as stack:
+        for path in paths:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, WHOLE_FILE)
+            except BlockingIOError:
+                yield False
+                return
+        yield True
 
 
 def release(path: Path, start: int, end: int) -> None:

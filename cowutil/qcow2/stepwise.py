@@ -7,7 +7,7 @@ a crash may leave: of the target as of `merge`; of an image that gives back what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from sm.cowutil.errors import ImageUnsupported
 from sm.cowutil.extents import Extents
 from sm.cowutil.qcow2.layer import Qcow2Layer
 from sm.cowutil.qcow2.nbd import opened
-from sm.cowutil.qcow2.release import release
+from sm.cowutil.qcow2.release import alone, release
 from sm.cowutil.transfer import Work
 
 
@@ -30,7 +30,7 @@ def merge_down(
         layers = [stack.enter_context(Qcow2Layer(ref.path)) for ref in chain[:into]]
         target = stack.enter_context(opened(runner, chain[into:]))
         # The lowest first: what is above it hides it, until the target alone has everything.
-        givers = [ref.path for ref in reversed(chain[:into])]
+        givers = _givers(stack, reversed(chain[:into]), steps)
         work = Work(
             chain[into].path,
             layers,
@@ -59,6 +59,9 @@ def pull(
             if below.virtual_size > above.virtual_size:
                 advice = "resize the child first"
                 raise ImageUnsupported(ref.path, "a size above its child's", advice)
+        # Looked at before: then qemu has them open itself, and through what is above nobody can.
+        with ExitStack() as before:
+            givers = _givers(before, lower, steps)
         target = stack.enter_context(opened(runner, chain))
         work = Work(
             chain[0].path,
@@ -67,10 +70,16 @@ def pull(
             layers[0].virtual_size,
             sum(layer.held_size() for layer in layers[1:]),
             proof=partial(_held, chain[0]),
-            release=partial(_release, [ref.path for ref in lower]),
+            release=partial(_release, givers),
             covered=1,
         )
         return transfer.copy(work, progress, steps)
+
+
+def _givers(stack: ExitStack, images: Iterable[ImageRef], steps: Steps) -> list[Path]:
+    """The images that may let go of what was copied: those of `images`, if nobody reads them."""
+    paths = [image.path for image in images if steps.give_back]
+    return paths if stack.enter_context(alone(paths)) else []
 
 
 def _held(ref: ImageRef, start: int, end: int) -> Extents:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from sm.cowutil.base import ImageRef, ToolResult
-from sm.cowutil.errors import Cancelled, ImageCorrupt, ImageUnsupported
+from sm.cowutil.base import ImageRef, Steps, ToolResult
+from sm.cowutil.errors import Cancelled, ImageBusy, ImageCorrupt, ImageUnsupported
 from sm.cowutil.extents import Extents
 from sm.cowutil.qcow2 import tool
 from sm.cowutil.qcow2.util import Qcow2Util
 from sm.process import run
 from tests.cowutil.contract.subjects import described, qemu_content, qemu_io
 from tests.cowutil.qcow2.images import MIB, qemu, qemu_check
+from tests.datapath import clients
 
 SIZE = 4 * MIB
 UTIL = Qcow2Util(run)
@@ -254,3 +255,30 @@ def test_progress_is_that_of_the_tool() -> None:
     assert tool.percent("    (100.00/100%)\r\n") == 1.0
     assert tool.percent("") is None
     assert tool.percent("(5.0") is None
+
+
+@pytest.mark.parametrize("way", ["down", "up"])
+def test_who_reads_meanwhile_keeps_what_he_reads(way: str, tmp_path: Path) -> None:
+    """A reader has tables in memory: nothing that they lead to may be given back."""
+    chain = chain_of(tmp_path, 4)
+    content = qemu_content(chain)
+    socket = tmp_path / "socket"
+    argv = ["qemu-nbd", "-r", "-t", "-k", str(socket), described(chain)]
+    with subprocess.Popen(argv) as reader:
+        try:
+            uri = f"nbd+unix:///?socket={socket}"
+            clients.until(socket.exists)
+            assert clients.content(uri, SIZE) == content
+            if way == "down":
+                # He has the target open as well, so qemu refuses to write to it.
+                with pytest.raises(ImageBusy):
+                    UTIL.coalesce(chain[1:3], 1, steps=Steps(give_back=True, length=1))
+            else:
+                # What is written to is open for nobody else, so only what is below it.
+                beside = tmp_path / "beside.qcow2"
+                UTIL.snapshot(beside, chain[1], SIZE)
+                upper = ImageRef(beside, "qcow2")
+                UTIL.pull([upper, *chain[1:]], 2, steps=Steps(give_back=True, length=1))
+            assert clients.content(uri, SIZE) == content
+        finally:
+            reader.terminate()
