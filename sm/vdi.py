@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sm import keys
 from sm.cowutil.base import CowUtil
@@ -153,7 +154,7 @@ def delete(repository: Repository, vdi_uuid: str) -> None:
             raise VdiDelete(f"{vdi_uuid} cannot be read: {node.problem}")
         image_format = repository.formats.get(node.format)
         if isinstance(image_format, CowUtil):
-            image_format.set_hidden(repository.image(node).path, True)
+            _hide(image_format, repository.image(node).path)
         else:
             damage = forest.blocked(vdi_uuid)
             if damage:
@@ -163,6 +164,15 @@ def delete(repository: Repository, vdi_uuid: str) -> None:
         raise VdiMissing(f"SR {repository.uuid} has no VDI {vdi_uuid}")
     if record is not None:
         repository.pool.forget_vdi(record.ref)
+
+
+def _hide(image_format: CowUtil, path: Path) -> None:
+    """Mark an image; it stays visible where that fails, since the mark alone would delete it."""
+    try:
+        image_format.set_hidden(path, True)
+    except BaseException:
+        image_format.set_hidden(path, False)
+        raise
 
 
 def resize(repository: Repository, vdi_uuid: str, size: int) -> None:

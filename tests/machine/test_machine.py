@@ -29,10 +29,11 @@ from hypothesis.stateful import (
 
 from sm.datapath.choose import Datapaths
 from tests.datapath import clients
-from tests.machine.faults import Fault, Outcome, command
+from tests.machine.faults import Fault, command
 from tests.machine.model import GROWTH, UNIT, Model
 from tests.soak.rounds import SEED
 from tests.support import guest, invariants
+from tests.support.forked import Outcome
 from tests.support.site import MIB, Site
 
 SIZE = 4 * MIB

@@ -1,4 +1,4 @@
-"""Commands on a disk in use, killed at each call that changes a name or asks for a change.
+"""Commands on a disk in use, killed at calls that change a name or ask for a change.
 
 The datapath outlives the command, and its guest goes on writing. The next command must find
 everything as before the killed one, or as after it.
@@ -7,18 +7,18 @@ everything as before the killed one, or as after it.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.datapath.clients import content, qemu_io
 from tests.support import invariants
-from tests.support.killing import killed_at
+from tests.support.failing import KILL, calls_of, failing
+from tests.support.forked import command
 from tests.support.site import MIB, Site
 
 SIZE = 4 * MIB
-NAMES = "link,rename,unlink,symlink,fsync,fdatasync"
-ASKING = "sendto,sendmsg"
 
 
 class Disk:
@@ -51,19 +51,48 @@ class Disk:
         invariants.check(self.site, self.sr, {**self.others, self.uuid: bytes(self.data)})
 
 
-def numbers(image_format: str, calls: str) -> itertools.count[int]:
-    """Every call that asks; of the others every second, the two formats in turn."""
-    if calls == ASKING:
-        return itertools.count(1)
-    return itertools.count(1 if image_format == "qcow2" else 2, 2)
+def killed_disks(
+    folder: Path, image_format: str, asking: bool, *words: str, active: bool = True
+) -> Iterator[tuple[int, Disk]]:
+    """A new disk for each call of a command about it, which was killed before that call.
+
+    Every call that asks; of the others every second, the two formats in turn.
+    """
+    made = (disk_in(folder / str(number), image_format, active) for number in itertools.count())
+    disk = next(made)
+    arguments = ("vdi", *words)
+    calls = calls_of(disk.site.environment, (*arguments, disk.uuid), asking=asking)
+    assert calls
+    chosen = calls if asking else calls[0 if image_format == "qcow2" else 1 :: 2]
+    for number, call in enumerate(chosen):
+        disk = next(made)
+        prepare = failing(call, KILL, asking=asking)
+        outcome = command(disk.site.environment, (*arguments, disk.uuid), prepare)
+        assert outcome.killed, f"{call}: {outcome}"
+        yield number, disk
 
 
-@pytest.mark.parametrize("calls", [NAMES, ASKING])
-def test_a_snapshot_of_a_disk_in_use(calls: str, cow_format: str, tmp_path: Path) -> None:
-    for number in numbers(cow_format, calls):
-        disk = Disk(Site(tmp_path / str(number)), cow_format)
+def disk_in(folder: Path, image_format: str, active: bool) -> Disk:
+    """A disk in a folder of its own."""
+    disk = Disk(Site(folder), image_format)
+    if not active:
+        disk.site.deactivate(disk.uuid)
+    return disk
+
+
+def use_again(disk: Disk, number: int) -> None:
+    """Half of the disks are put to use again, the others only looked at."""
+    if number % 4 < 2:
+        disk.uri = disk.site.activate(disk.uuid)
+        assert content(disk.uri, SIZE) == disk.data
+        disk.write(3 * MIB, 4096, 3)
+    disk.check()
+
+
+@pytest.mark.parametrize("asking", [False, True], ids=["names", "asking"])
+def test_a_snapshot_of_a_disk_in_use(asking: bool, cow_format: str, tmp_path: Path) -> None:
+    for _, disk in killed_disks(tmp_path, cow_format, asking, "snapshot"):
         before = bytes(disk.data)
-        killed = killed_at(disk.site, calls, number, "vdi", "snapshot", disk.uuid)
         assert content(disk.uri, SIZE) == disk.data
         disk.write(3 * MIB, 4096, 3)
         new = disk.settle() - {disk.uuid, *disk.others}
@@ -72,34 +101,14 @@ def test_a_snapshot_of_a_disk_in_use(calls: str, cow_format: str, tmp_path: Path
         disk.write(2 * MIB, 4096, 4)
         assert content(disk.uri, SIZE) == disk.data
         disk.check()
-        if not killed:
-            assert number >= 3
-            return
 
 
-@pytest.mark.parametrize("calls", [NAMES, ASKING])
-def test_an_activation(calls: str, cow_format: str, tmp_path: Path) -> None:
-    for number in numbers(cow_format, calls):
-        disk = Disk(Site(tmp_path / str(number)), cow_format)
-        disk.site.deactivate(disk.uuid)
-        killed = killed_at(disk.site, calls, number, "vdi", "activate", disk.uuid)
-        if number % 4 < 2:
-            disk.uri = disk.site.activate(disk.uuid)
-            assert content(disk.uri, SIZE) == disk.data
-            disk.write(3 * MIB, 4096, 3)
-        disk.check()
-        if not killed:
-            return
+@pytest.mark.parametrize("asking", [False, True], ids=["names", "asking"])
+def test_an_activation(asking: bool, cow_format: str, tmp_path: Path) -> None:
+    for number, disk in killed_disks(tmp_path, cow_format, asking, "activate", active=False):
+        use_again(disk, number)
 
 
 def test_a_deactivation(cow_format: str, tmp_path: Path) -> None:
-    for number in numbers(cow_format, NAMES):
-        disk = Disk(Site(tmp_path / str(number)), cow_format)
-        killed = killed_at(disk.site, NAMES, number, "vdi", "deactivate", disk.uuid)
-        if number % 4 < 2:
-            disk.uri = disk.site.activate(disk.uuid)
-            assert content(disk.uri, SIZE) == disk.data
-            disk.write(3 * MIB, 4096, 3)
-        disk.check()
-        if not killed:
-            return
+    for number, disk in killed_disks(tmp_path, cow_format, False, "deactivate"):
+        use_again(disk, number)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from sm.cowutil.base import ImageRef
 from sm.records import reconcile
 from tests.support import guest
 from tests.support.site import Site
 
 
-def check(site: Site, sr: str, disks: Mapping[str, bytes]) -> None:
+def check(
+    site: Site,
+    sr: str,
+    disks: Mapping[str, bytes],
+    content: Callable[[Sequence[ImageRef]], bytes] = guest.content,
+) -> None:
     """Compare the SR with a model of its visible disks, after a quiet run of the collector."""
     site.sm("gc", "run", "--sr", sr)
     repository = site.repository(sr)
@@ -20,7 +26,7 @@ def check(site: Site, sr: str, disks: Mapping[str, bytes]) -> None:
     assert visible == set(disks), "a disk was lost, or came back"
     for uuid, data in disks.items():
         chain = site.chain(sr, uuid)
-        assert guest.content(chain) == data, f"content of {uuid}"
+        assert content(chain) == data, f"content of {uuid}"
         assert guest.check_clean(chain) == []
         assert len(chain) <= 30
 
@@ -33,6 +39,7 @@ def check(site: Site, sr: str, disks: Mapping[str, bytes]) -> None:
             raise AssertionError(f"{node.uuid} could be merged and was not")
 
     assert repository.journal.entries() == []
+    assert repository.store.unfinished() == ()
     assert [key for key in repository.record.sm_config if key.startswith("coalescing")] == []
     for record in repository.vdis().values():
         assert not [key for key in record.sm_config if key.startswith("host_")]

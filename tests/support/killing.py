@@ -1,12 +1,14 @@
-"""Commands killed at a system call of choice."""
+"""Commands killed or made to fail at a system call of choice, below Python."""
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.forked import Outcome
 from tests.support.site import Site
 
 SM = str(Path(sys.executable).with_name("sm"))
@@ -34,3 +36,29 @@ def killed_at(site: Site, calls: str, number: int, *command: str, threads: bool 
         return False
     assert ended.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), ended.stderr
     return True
+
+
+def failing_below(
+    site: Site, calls: str, error: str, number: int, *command: str
+) -> tuple[Outcome, bool]:
+    """Run `sm` with the N-th of each of the calls failing, in it and in each tool that it starts.
+
+    Gives how it ended, and whether any did fail.
+    """
+    trace = site.folder / "trace"
+    ended = subprocess.run(
+        [
+            *("strace", "-f", "-o", str(trace), "-e", f"trace={calls}"),
+            *("-e", f"inject={calls}:error={error}:when={number}"),
+            *(SM, "--json", *command),
+        ],
+        env=site.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "Traceback" not in ended.stderr, ended.stderr
+    failed = "(INJECTED)" in trace.read_text()
+    trace.unlink()
+    return Outcome(ended.returncode, json.loads(ended.stdout)), failed

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ from sm import config
 from sm.cli.main import main
 from sm.cowutil.base import ImageRef
 from sm.journal import Observer, no_observer
+from sm.pool.base import Pool
 from sm.pool.open import open_pool
 from sm.repository import Repository
 
@@ -36,6 +38,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.root = folder / "root"
+        self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -110,7 +113,14 @@ class Site:
         """The SR as the collector and the drivers see it."""
         with mock.patch.dict(os.environ, self.environment):
             settings = config.load()
-        return Repository.open(sr, settings, open_pool(settings, None), observer)
+        pool = open_pool(settings, None)
+        self._pools.add(pool)
+        return Repository.open(sr, settings, pool, observer)
+
+    def release(self) -> None:
+        """Close what `repository` opened: before a fork, or before the database is replaced."""
+        for pool in list(self._pools):
+            pool.close()
 
     def chain(self, sr: str, vdi: str) -> list[ImageRef]:
         """The images of a VDI, uppermost first."""

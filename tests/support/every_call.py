@@ -1,0 +1,108 @@
+"""A command cut short at each of its calls in turn, on the same site, and what must hold then."""
+
+from __future__ import annotations
+
+import errno
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from tests.support import guest, invariants
+from tests.support.failing import KILL, Call, calls_of, failing
+from tests.support.forked import Outcome, command
+from tests.support.saved import Saved
+from tests.support.site import Site
+
+ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A command on a site at rest. `disks`: what each visible disk of the SR reads as before.
+
+    `touched` is the disk that the command is about. `expected`: from the visible disks after it was
+    cut short and the next command has run, what each of these must read as. `undone`: if it fails,
+    nothing of it is left. `settles`: it mends itself when it is run again, and needs no other.
+    """
+
+    name: str
+    saved: Saved
+    sr: str
+    arguments: tuple[str, ...]
+    disks: dict[str, bytes]
+    touched: str
+    expected: Callable[[set[str]], dict[str, bytes]]
+    undone: bool = True
+    settles: bool = False
+    reader: guest.Reader = field(default_factory=guest.Reader)
+
+    @property
+    def site(self) -> Site:
+        """Where it runs."""
+        return self.saved.site
+
+    def calls(self) -> list[Call]:
+        """Its calls when it is not disturbed."""
+        self.saved.restore()
+        return calls_of(self.site.environment, self.arguments)
+
+    def cut_short(self, call: Call, error: int) -> bool:
+        """Run it from the beginning with one call failing; whether it came there.
+
+        EROFS stays to the end of the command, which then may leave what a crash may leave.
+        """
+        self.saved.restore()
+        lasting = error == errno.EROFS
+        prepare = failing(call, error, lasting=lasting)
+        outcome = command(self.site.environment, self.arguments, prepare)
+        said = f"{self.name}: {errno.errorcode.get(error, 'killed')} at {call}"
+        try:
+            assert outcome.killed == bool(error == KILL and outcome.notes)
+            self.verify(outcome, strict=not lasting)
+        except AssertionError as failed:
+            failed.add_note(said)
+            raise
+        return bool(outcome.notes)
+
+    def verify(self, outcome: Outcome, *, strict: bool) -> None:
+        """See that all is well after a command; `strict`: with no trace of one that failed."""
+        if not outcome.killed:
+            assert outcome.done == ("error" not in outcome.document), outcome
+        refused = strict and self.undone and not outcome.done and not outcome.killed
+        for uuid, data in self.disks.items():
+            if uuid != self.touched or refused:
+                self._reads(uuid, data)
+        if not self.settles:
+            self.site.sm("sr", "scan", self.sr)
+        forest = self.site.repository(self.sr).look("test").forest
+        now = {node.uuid for node in forest if not node.hidden}
+        disks = self.disks if refused else self.expected(now)
+        invariants.check(self.site, self.sr, disks, self.reader.content)
+
+    def _reads(self, uuid: str, data: bytes) -> None:
+        seen = self.reader.content(self.site.chain(self.sr, uuid))
+        assert seen == data, f"{uuid} right after the command"
+
+
+def meet(subjects: Iterable[Subject], errors: Sequence[int]) -> tuple[int, int]:
+    """Fail each call of each command once, and each place of calls with each of the errors.
+
+    Returns how many attempts there were, and at how many places.
+    """
+    met: dict[str, set[int]] = defaultdict(set)
+    first: dict[str, tuple[Subject, Call]] = {}
+    attempts = 0
+    for subject in subjects:
+        for number, call in enumerate(subject.calls()):
+            first.setdefault(call.place, (subject, call))
+            left = [error for error in errors if error not in met[call.place]] or errors
+            error = left[number % len(left)]
+            attempts += 1
+            if subject.cut_short(call, error):
+                met[call.place].add(error)
+    for place, (subject, call) in first.items():
+        for error in errors:
+            if error not in met[place]:
+                attempts += 1
+                assert subject.cut_short(call, error), f"{subject.name} never came to {call}"
+    return attempts, len(first)
