@@ -46,8 +46,9 @@ def subject(
 
 
 def test_a_run_with_a_failing_call(cow_format: str, tmp_path: Path) -> None:
-    scenes = SCENES + MORE_SCENES if rounds(1) > 1 else SCENES
+    soak = rounds(1) > 1
+    scenes = SCENES + MORE_SCENES if soak else SCENES
     subjects = [subject(tmp_path / build.__name__, cow_format, build) for build in scenes]
-    attempts, places = meet(subjects, ERRORS)
+    attempts, places = meet(subjects, ERRORS, stride=1 if soak else 4)
     print(f"{attempts} calls failed at {places} places")
-    assert attempts >= 100
+    assert attempts >= 50

@@ -38,7 +38,7 @@ from tests.support.site import MIB, Site
 
 SIZE = 4 * MIB
 MOST_DISKS = 5
-EXAMPLES = int(os.environ.get("SM_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("SM_EXAMPLES", "4"))
 STEPS = 20
 MOST_RUNS = 8
 """So many runs of the collector must bring it to rest."""

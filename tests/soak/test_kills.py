@@ -67,7 +67,7 @@ def test_killed_while_merging(victim: str, cow_format: str, site: Site) -> None:
     scene = ActiveScene(site, cow_format, SIZE)
     scene.write(0, 8 * MIB, 1)
     cut = 0
-    for _ in range(rounds(6)):
+    for _ in range(rounds(4)):
         prepare(scene, dice)
         writer = DurableWriter(scene.uri, bytes(scene.models[scene.disk].data), dice.randrange(99))
         pid = scene.datapath_pid()

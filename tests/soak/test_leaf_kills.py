@@ -35,7 +35,7 @@ def test_killed_while_merging_a_leaf(victim: str, cow_format: str, site: Site) -
     scene = ActiveScene(site, cow_format, SIZE)
     scene.write(0, 8 * MIB, 1)
     cut = 0
-    for _ in range(rounds(4)):
+    for _ in range(rounds(3)):
         prepare(scene, dice)
         writer = DurableWriter(scene.uri, bytes(scene.models[scene.disk].data), dice.randrange(99))
         pid = scene.datapath_pid()

@@ -20,7 +20,7 @@ from tests.support import invariants
 from tests.support.lock_order import circle, orders
 from tests.support.site import Site
 
-SECONDS = float(os.environ.get("SM_SECONDS", "25"))
+SECONDS = float(os.environ.get("SM_SECONDS", "15"))
 PROCESSES = int(os.environ.get("SM_PROCESSES", "3"))
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -84,10 +84,11 @@ class Subject:
         assert seen == data, f"{uuid} right after the command"
 
 
-def meet(subjects: Iterable[Subject], errors: Sequence[int]) -> tuple[int, int]:
+def meet(subjects: Iterable[Subject], errors: Sequence[int], stride: int = 1) -> tuple[int, int]:
     """Fail each call of each command once, and each place of calls with each of the errors.
 
-    Returns how many attempts there were, and at how many places.
+    With `stride`, of the calls only every so many, besides the places. Returns how many attempts
+    there were, and at how many places.
     """
     met: dict[str, set[int]] = defaultdict(set)
     first: dict[str, tuple[Subject, Call]] = {}
@@ -95,6 +96,8 @@ def meet(subjects: Iterable[Subject], errors: Sequence[int]) -> tuple[int, int]:
     for subject in subjects:
         for number, call in enumerate(subject.calls()):
             first.setdefault(call.place, (subject, call))
+            if number % stride:
+                continue
             left = [error for error in errors if error not in met[call.place]] or errors
             error = left[number % len(left)]
             attempts += 1
