@@ -21,7 +21,7 @@ from types import FrameType
 from sm import config, log
 from sm.attachment import Attachments
 from sm.config import Settings
-from sm.errors import SmError
+from sm.errors import LockFailed, SmError
 from sm.gc.collector import Collector
 from sm.gc.conditions import Leave, LetGo
 from sm.gc.supervisor import Supervisor
@@ -40,7 +40,7 @@ SUPERVISOR_STOP_SECONDS = 4.0
 """The same for the supervisor, which waits for its workers; those that it leaves end as well."""
 
 LOCK_SECONDS = 5.0
-"""For a service's worker to become the only collector of its SR."""
+"""For a service's worker, or who only mends, to become the only collector of its SR."""
 
 HOLD_POLL_SECONDS = 0.2
 
@@ -143,16 +143,25 @@ def _one(options: argparse.Namespace, settings: Settings, pool: Pool, stop: _Sto
     if options.recover or options.once:
         collector = Collector(repository, crash=stop.crash)
         stop.on(collector.stop)
+        if options.recover:
+            _recover(collector)
+            return
         with collector.alone():
-            if options.recover:
-                collector.recover()
-                return
             for step in collector.run():
                 logger.info("%s in %.1f s", step.done.action, step.seconds)
         for waiting in collector.waiting():
             logger.info("waiting: %s: %s: %s", waiting.image, waiting.code, waiting.reason)
         return
     _serve(repository, stop, supervised=options.supervised)
+
+
+def _recover(collector: Collector) -> None:
+    """Mend what was interrupted, unless a collector that began in this moment does."""
+    try:
+        with collector.alone(LOCK_SECONDS):
+            collector.recover()
+    except LockFailed as error:
+        logger.info("left to another collector: %s", error)
 
 
 def _serve(repository: Repository, stop: _Stop, *, supervised: bool) -> None:

@@ -126,15 +126,18 @@ class Repository:
         """
         if not self.interrupted() or not self.pool.is_sr_master(self.record):
             return
-        if kick(self.settings.run, self.uuid):
-            deadline = time.monotonic() + TAKE_UP_SECONDS
-            while self.interrupted():
-                if time.monotonic() > deadline:
-                    return  # what is still there keeps others from its images
-                time.sleep(POLL_SECONDS)
-            return
-        argv = [sys.executable, "-m", "sm.gc.daemon", "--root", str(self.settings.root)]
-        process.run([*argv, "--sr", self.uuid, "--recover"], timeout=RECOVERY_SECONDS)
+        run = self.settings.run
+        if not kick(run, self.uuid):
+            argv = [sys.executable, "-m", "sm.gc.daemon", "--root", str(self.settings.root)]
+            process.run([*argv, "--sr", self.uuid, "--recover"], timeout=RECOVERY_SECONDS)
+            # A collector that began in this moment has been left to do it.
+            if not self.interrupted() or not kick(run, self.uuid):
+                return
+        deadline = time.monotonic() + TAKE_UP_SECONDS
+        while self.interrupted():
+            if time.monotonic() > deadline:
+                return  # what is still there keeps others from its images
+            time.sleep(POLL_SECONDS)
 
     def require_free(self, uuid: str) -> None:
         """Raise `Busy` when unfinished work is about this image."""

@@ -61,6 +61,7 @@ class Writer:
     def __init__(self, uri: str | None, data: bytes, seed: int = 0) -> None:
         assert uri is not None
         blocks = len(data) // BLOCK
+        self.uri = uri
         self.data = bytearray(data)
         self.rounds = 0
         self.problem: BaseException | None = None

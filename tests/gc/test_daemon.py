@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.gc.service import GC, status, wait_until
+from tests.gc.test_crash import CHILD, coalesce_scene
 from tests.support import guest
 from tests.support.site import MIB, Refused, Site
 
@@ -64,3 +66,20 @@ def test_two_collectors_take_turns(site: Site) -> None:
             site.sm("gc", "run", "--sr", sr)
     assert refused.value.error["name"] == "LockErr"
     assert "another collector" in refused.value.error["detail"]
+
+
+def test_recovery_is_left_to_a_collector_that_has_just_begun(tmp_path: Path) -> None:
+    """It has the lock but does not listen yet: a command that finds work of a dead one goes on."""
+    scene, images = coalesce_scene(Site(tmp_path), "vhd")
+    # Two removals, the copy, and then the images above would be set on the target.
+    assert scene.site.process(CHILD, scene.sr, "4", timeout=60).returncode == -signal.SIGKILL
+    repository = scene.site.repository(scene.sr)
+    (entry,) = repository.journal.entries()
+    with repository.locks.hold("collector", scene.sr, "a collector that begins"):
+        ended = scene.site.process(*GC[1:], "--sr", scene.sr, "--recover", timeout=60)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        other = scene.site.create_vdi(scene.sr, "vhd")
+        assert repository.journal.entries() == [entry]
+    scene.site.delete(other)
+    scene.site.sm("gc", "run", "--sr", scene.sr)
+    scene.verify_tidy(images)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tests.datapath.clients import BLOCK, Writer
 
 SECTOR = 512
@@ -17,6 +21,13 @@ class DurableWriter(Writer):
     def __init__(self, uri: str, data: bytes, seed: int = 0) -> None:
         super().__init__(uri, data, seed)
         self.doubt: tuple[int, int, int] | None = None
+        self._turn = threading.Lock()
+
+    @contextmanager
+    def still(self) -> Iterator[bytes]:
+        """Hold it between two writes; gives what the disk must read as meanwhile."""
+        with self._turn:
+            yield bytes(self.data)
 
     def cut_off(self) -> None:
         """Note that the process at the other end is gone."""
@@ -38,6 +49,10 @@ class DurableWriter(Writer):
         assert found == self.data, f"first difference at {first_difference(found, self.data)}"
 
     def _round(self) -> None:
+        with self._turn:
+            self._write_and_look()
+
+    def _write_and_look(self) -> None:
         first = self._random.randrange(self._blocks)
         count = self._random.randint(1, min(4, self._blocks - first))
         byte = self._random.randint(1, 255)
