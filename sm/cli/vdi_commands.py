@@ -107,6 +107,8 @@ def activate(admin: Admin, options: Namespace) -> None:
     sr, vdi = admin.find_vdi(options.vdi)
     repository = admin.repository(sr)
     there = ask(repository, admin.pool.this_host().ref, "look", vdi_uuid=vdi.uuid)
+    if not there["served"]:
+        raise VdiUnavailable(f"the process that served {vdi.uuid} has ended; activate it again")
     document = {
         "uuid": vdi.uuid,
         "mode": "RW" if writable == "true" else "RO",

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sm.cli import vdi_commands
 from sm.cli.resolve import pick
 from sm.cli.sizes import parse_size, show_size
+from sm.datapath.choose import Datapaths
 from sm.errors import InvalidArgument, code_table
+from sm.hosts.calls import ask
+from tests.datapath.clients import until
 from tests.support import guest
 from tests.support.site import MIB, Refused, Site
 
@@ -84,6 +91,26 @@ def test_tree_shows_what_will_happen(site: Site) -> None:
     assert "→ will be deleted" in text
     assert "waits: " in text
     assert len(text.splitlines()) == 3
+
+
+def test_a_process_that_dies_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the activation and the question where it serves."""
+    sr = site.create_sr()
+    disk = site.create_vdi(sr, "qcow2")
+    datapaths = Datapaths(site.repository(sr).settings)
+
+    def asked_too_late(*given: Any, **named: Any) -> Any:
+        (served,) = datapaths.served()
+        os.kill(served.endpoint.pid, signal.SIGKILL)
+        until(lambda: not datapaths.served())
+        return ask(*given, **named)
+
+    monkeypatch.setattr(vdi_commands, "ask", asked_too_late)
+    with pytest.raises(Refused) as refused:
+        site.activate(disk)
+    assert "has ended" in refused.value.error["detail"]
+    monkeypatch.undo()
+    assert site.activate(disk)
 
 
 def test_names_and_prefixes(site: Site) -> None:
