@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sm.datapath.base import Disk
 from sm.datapath.choose import Datapaths
 from sm.gc.status import State
 from sm.owner import Owner
@@ -66,13 +67,14 @@ class Guest:
 
     def kill_datapath(self) -> None:
         """Kill the process that serves the disk; activate it again, and compare all of it."""
-        (pid,) = (
-            served.endpoint.pid
-            for served in Datapaths(self.site.repository(self.sr).settings).served()
-            if served.disk.vdi == self.disk
-        )
-        os.kill(pid, signal.SIGKILL)
+        datapaths = Datapaths(self.site.repository(self.sr).settings)
+        disk = Disk(self.sr, self.disk)
+        found = datapaths.find(disk)
+        assert found is not None
+        os.kill(found[1].endpoint.pid, signal.SIGKILL)
         self.writer.cut_off()
+        # Its clients know before it is gone, and an activation in between finds it still alive.
+        wait_until(lambda: datapaths.find(disk) is None, "the end of the process")
         uri = self.site.activate(self.disk)
         self.writer.check(content(uri, SIZE))
         self.writer = self._begin(bytes(self.writer.data), uri)
