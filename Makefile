@@ -44,7 +44,7 @@ SM_PROCESSES := 8
 
 soak: setup
 	SM_SECONDS=$(SM_SECONDS) SM_PROCESSES=$(SM_PROCESSES) $(BIN)/pytest -s tests/stress
-	SM_ROUNDS=$(SM_ROUNDS) SM_EXAMPLES=$(SM_ROUNDS) $(BIN)/pytest -n auto -s tests/soak \
+	SM_ROUNDS=$(SM_ROUNDS) SM_EXAMPLES=$(SM_ROUNDS) $(BIN)/pytest -n auto -rP tests/soak \
 		tests/machine tests/hosts/test_races.py tests/gc/test_collector_faults.py
 
 clean:
