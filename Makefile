@@ -45,7 +45,7 @@ SM_PROCESSES := 8
 soak: setup
 	SM_SECONDS=$(SM_SECONDS) SM_PROCESSES=$(SM_PROCESSES) $(BIN)/pytest -s tests/stress
 	SM_ROUNDS=$(SM_ROUNDS) SM_EXAMPLES=$(SM_ROUNDS) $(BIN)/pytest -n auto -rP tests/soak \
-		tests/machine tests/hosts/test_races.py tests/gc/test_collector_faults.py
+		tests/machine tests/hosts/test_races.py tests/gc/merges/test_collector_faults.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
