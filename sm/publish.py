@@ -28,7 +28,8 @@ def publish(repository: Repository, node: Node, record: NewVdi, make: Make) -> N
         introduced.append(pool.introduce_vdi(complete))
 
     try:
-        repository.store.create(node.uuid, node.format, make, introduce)
+        room = repository.room(node.format, node.virtual_size, written=not record.is_a_snapshot)
+        repository.store.create(node.uuid, node.format, make, introduce, room)
     except BaseException:
         for ref in introduced:
             pool.forget_vdi(ref)

@@ -99,7 +99,7 @@ def create(repository: Repository, wanted: Wanted, preferred: Sequence[str]) -> 
     new_uuid = wanted.uuid or str(uuid.uuid4())
     require_uuid(new_uuid)
     for other in formats.names:
-        if repository.store.path(new_uuid, other).exists():
+        if repository.store.exists(new_uuid, other):
             raise VdiExists(f"{new_uuid} exists as a {other} image")
     node = Node(new_uuid, name, virtual_size=size)
     record = NewVdi(

@@ -101,8 +101,9 @@ def settle(repository: Repository, entry: Entry) -> Entry | None:
     with repository.locked(OPERATION):
         if repository.store.superseded(entry.key, target.format, entry.data["into"]):
             return repository.journal.advance(entry, "switch")
-        if not served and target.path.exists():
-            cow.set_hidden(target.path, True)
+        if not served and merge.target_exists(repository, entry):
+            with repository.store.writing(entry.data["into"], target.format):
+                cow.set_hidden(target.path, True)
     if served and not cow.merged_beside:
         merge.release(repository, entry)  # the datapath has it open, and left it whole
     else:

@@ -113,7 +113,8 @@ def _relink(repository: Repository, merged: list[str], into: str, others: Collec
         if node.parent in merged and node.uuid not in merged and node.uuid not in others:
             repository.journal.observe(f"coalesce: relink {node.uuid}")
             cow = repository.formats.cow(node.format)
-            cow.set_parent(repository.image(node).path, target)
+            with repository.store.writing(node.uuid, node.format):
+                cow.set_parent(repository.image(node).path, target)
 
 
 def _require_relinked(repository: Repository, merged: list[str], into: str) -> None:

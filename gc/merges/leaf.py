@@ -65,8 +65,9 @@ def recover(repository: Repository, entry: Entry) -> None:
         return
     target = merge.target_of(repository, entry)
     with repository.locked(OPERATION):
-        if target.path.exists() and _changed(repository, entry):
-            repository.formats.cow(target.format).set_hidden(target.path, True)
+        if merge.target_exists(repository, entry) and _changed(repository, entry):
+            with repository.store.writing(entry.data["into"], target.format):
+                repository.formats.cow(target.format).set_hidden(target.path, True)
             merge.abandon(repository, entry)
         else:
             finish(repository, entry)
@@ -93,10 +94,11 @@ def finish(repository: Repository, entry: Entry) -> Done:
     *merged, into = entry.data["images"]
     target = merge.target_of(repository, entry)
     freed = int(entry.data.get("freed", 0))
-    if target.path.exists():
+    if merge.target_exists(repository, entry):
         freed = repository.store.volume(leaf, image_format).used
         repository.journal.observe("leaf-coalesce: unhide")
-        repository.formats.cow(image_format).set_hidden(target.path, False)
+        with repository.store.writing(into, image_format):
+            repository.formats.cow(image_format).set_hidden(target.path, False)
         repository.journal.observe("leaf-coalesce: supersede")
         repository.store.supersede(leaf, image_format, into)
     freed += remove_images(repository, [*merged, into])

@@ -108,7 +108,7 @@ class Work:
 
 def chain_from(repository: Repository, forest: Forest, top: str) -> list[ImageRef]:
     """The images from `top` down to the base."""
-    return [repository.image(node) for node in forest.chain(top)]
+    return repository.images(forest.chain(top))
 
 
 def held_by(repository: Repository, images: Sequence[ImageRef]) -> Extents:
@@ -146,8 +146,8 @@ def start(
         first = 1 if written else 0
         merged = [node for node in chain[first : last + 1] if node is not chain[into]]
         unknown = repository.store.volume(top, chain[0].format).used if written else 0
-        refs = tuple(repository.image(node) for node in chain)
-        held = held_by(repository, [repository.image(node) for node in merged])
+        refs = tuple(repository.images(chain))
+        held = held_by(repository, repository.images(merged))
         own = held_by(repository, [refs[into]])
         alone = not users.above(repository, forest, images[-1])
         growth = held.minus(own).total + unknown
@@ -283,7 +283,12 @@ def prove(repository: Repository, target: ImageRef, held: Extents) -> None:
 def target_of(repository: Repository, entry: Entry) -> ImageRef:
     """The image that an entry merges into; it need not be there any more."""
     image_format = entry.data["format"]
-    return ImageRef(repository.store.path(entry.data["into"], image_format), image_format)
+    return ImageRef(repository.path(entry.data["into"], image_format), image_format)
+
+
+def target_exists(repository: Repository, entry: Entry) -> bool:
+    """Whether the image that an entry merges into is there, by its own name."""
+    return repository.store.exists(entry.data["into"], entry.data["format"])
 
 
 def abandon(repository: Repository, entry: Entry) -> None:
@@ -292,8 +297,9 @@ def abandon(repository: Repository, entry: Entry) -> None:
     The target is mended, because an interrupted tool may have left it with unused space.
     """
     target = target_of(repository, entry)
-    if target.path.exists():
-        repository.formats.get(target.format).repair(target.path)
+    if target_exists(repository, entry):
+        with repository.store.writing(entry.data["into"], target.format):
+            repository.formats.get(target.format).repair(target.path)
     release(repository, entry)
 
 
@@ -302,7 +308,7 @@ def _trim(repository: Repository, entry: Entry) -> None:
 
     After a merge of a leaf it has the leaf's name, and may be written to.
     """
-    if target_of(repository, entry).path.exists():
+    if target_exists(repository, entry):
         repository.store.trim(entry.data["into"], entry.data["format"])
 
 

@@ -125,7 +125,7 @@ def _proved(repository: Repository, entry: Entry) -> Entry:
     """Check the tables of a finished commit, then let the journal say that the data is there."""
     run = [entry.key, *(uuid for uuid in entry.data["images"] if uuid != entry.key)]
     forest = repository.look(STAGE).forest
-    chain = [repository.image(forest[uuid]) for uuid in run]
+    chain = repository.images([forest[uuid] for uuid in run])
     held = merge.held_by(repository, chain[:-1])
     merge.prove(repository, chain[-1], held)
     return repository.journal.advance(entry, "relink", copied=held.total)
@@ -144,4 +144,5 @@ def _name_merged_again(repository: Repository, entry: Entry, *, served: bool) ->
                 raise OutcomeUnknown(f"{child} names {into}, but its datapath knows of no commit")
             cow = repository.formats.cow(forest[child].format)
             repository.journal.observe(f"online: rebase {child}")
-            cow.set_parent(repository.image(forest[child]).path, repository.image(forest[top]))
+            with repository.store.writing(child, cow.name):
+                cow.set_parent(repository.image(forest[child]).path, repository.image(forest[top]))

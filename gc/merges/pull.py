@@ -54,7 +54,8 @@ def _finish(repository: Repository, entry: Entry) -> Done:
         cow = repository.formats.cow(entry.data["format"])
         leaf = above if not forest[above].hidden else None
         parent = None if below is None else repository.image(forest[below])
-        cow.set_parent(repository.image(forest[above]).path, parent)
+        with repository.store.writing(above, cow.name):
+            cow.set_parent(repository.image(forest[above]).path, parent)
         forest = repository.scan().forest
         if forest[above].parent != below:
             raise SmError(f"{above} does not name {below} as its parent; nothing was deleted")

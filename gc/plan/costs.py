@@ -100,7 +100,7 @@ def run_of(action: Merge) -> tuple[str, ...]:
 
 def extents_of(repository: Repository, forest: Forest, run: Sequence[str]) -> list[Extents]:
     """What each image holds itself."""
-    images = [repository.image(forest[uuid]) for uuid in run]
+    images = repository.images([forest[uuid] for uuid in run])
     return [repository.formats.get(ref.format).allocated_extents(ref.path) for ref in images]
 
 
