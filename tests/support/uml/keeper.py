@@ -1,0 +1,77 @@
+"""The parent of one guest's kernel, which outlives whoever asked for the guest, and cleans up.
+
+It makes the folder of the guest and says its name. Then it reads one line, how to start the kernel,
+and says the kernel's exit status once it has ended; any byte more ends it early. When its input
+closes, also because the one at the other end was killed, every process and the folder go.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def main() -> None:
+    """Keep one guest."""
+    # Ends the process in the ordinary way, through all that cleans up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # Processes of the guest whose parent dies become our children, so that we can wait for all.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # Not the folder for temporary files of our caller: a guest sees its own /tmp and /dev/shm.
+    with tempfile.TemporaryDirectory(prefix="sm-guest-", dir="/var/tmp") as folder:
+        _say(folder)
+        with open(0, "rb", buffering=0, closefd=False) as orders:  # noqa: PTH123 - a descriptor
+            order = orders.readline()
+        if order.endswith(b"\n"):
+            _say(str(_keep(json.loads(order), Path(folder) / "console")))
+            while os.read(0, 4096):
+                continue
+
+
+def _keep(order: dict[str, object], console: Path) -> int:
+    """Run the kernel until it ends or its end is wanted; returns its exit status."""
+    with console.open("wb") as log:
+        kernel = subprocess.Popen(
+            order["argv"],
+            env=order["environment"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+        )
+    try:
+        ended = os.pidfd_open(kernel.pid)
+        select.select([0, ended], [], [])
+        os.close(ended)
+    finally:
+        # All processes of a guest are in one group, whose number is taken until we wait.
+        os.killpg(kernel.pid, signal.SIGKILL)
+        status = kernel.wait()
+        _wait_for_orphans()
+    return status
+
+
+def _wait_for_orphans() -> None:
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
