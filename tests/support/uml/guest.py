@@ -32,7 +32,8 @@ SWITCH_OFF_SECONDS = 10.0
 """What a guest may take to write back and switch off after its command; then it is ended."""
 
 LVM_FOLDER = Path("/run/sm-lvm")
-CONSOLE_LINES = 25
+CONSOLE_LINES = 50
+"""Of the kernel's log; a panic says why some thirty lines before its end."""
 
 
 class How(Enum):
@@ -111,6 +112,8 @@ class Guest:
         names = (self._state / "stdout", self._state / "stderr")
         self._tails = [_Tail(name, sink) for name, sink in zip(names, sinks, strict=True)]
         self._ended: Ended | None = None
+        self._switching_off = False
+        self._stopped = False
         self._write_job(command, setup, shares)
         order = {
             "argv": [program, *self._arguments(setup, disks)],
@@ -154,25 +157,35 @@ class Guest:
 
     def wait(self) -> Ended:
         """Wait for the end, at most until the deadline."""
+        while (ended := self.look()) is None:
+            continue
+        return ended
+
+    def look(self) -> Ended | None:
+        """Pass on what it said, and wait a moment for its end; None when it goes on."""
         if self._ended is None:
-            stopped = False
-            deadline = self._deadline
-            while not select.select([self._reports], [], [], LOOK_SECONDS)[0]:
-                self._copy()
-                if deadline == self._deadline and (self._state / "status").exists():
-                    deadline = min(deadline, time.monotonic() + SWITCH_OFF_SECONDS)
-                if not stopped and time.monotonic() > deadline:
-                    stopped = True
-                    print("end", file=self._orders, flush=True)
-            self._copy()
-            self._ended = self._look_back(self._reports.readline().strip(), stopped=stopped)
+            over, _, _ = select.select([self._reports], [], [], LOOK_SECONDS)
+            for tail in self._tails:
+                tail.copy()
+            if over:
+                self._ended = self._look_back(self._reports.readline().strip())
+            else:
+                self._mind_the_time()
         return self._ended
 
-    def _look_back(self, kernel_status: str, *, stopped: bool) -> Ended:
+    def _mind_the_time(self) -> None:
+        if not self._switching_off and (self._state / "status").exists():
+            self._switching_off = True
+            self._deadline = min(self._deadline, time.monotonic() + SWITCH_OFF_SECONDS)
+        if not self._stopped and time.monotonic() > self._deadline:
+            self._stopped = True
+            print("end", file=self._orders, flush=True)
+
+    def _look_back(self, kernel_status: str) -> Ended:
         status = self._state / "status"
         if status.exists():
             how = How.RETURNED
-        elif stopped:
+        elif self._stopped:
             how = How.DEADLINE
         elif kernel_status == "0" and (self._state / "started").exists():
             how = How.POWER_CUT
@@ -193,10 +206,6 @@ class Guest:
         self._reports.close()
         for tail in self._tails:
             tail.close()
-
-    def _copy(self) -> None:
-        for tail in self._tails:
-            tail.copy()
 
     def __enter__(self) -> Self:
         return self

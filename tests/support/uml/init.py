@@ -1,8 +1,8 @@
 """Process 1 of a guest: makes its root, runs the command, says its status and switches off.
 
 Runs under the interpreter of this machine with nothing but its standard library, first on the bare
-file system of the host, then in the root it made: the host's files with memory on top. Whatever goes
-wrong here ends the process, and so the guest, with the traceback in the kernel's log.
+file system of the host, then in the root it made: the host's files with memory on top. Whatever
+goes wrong here ends the process, and so the guest, with the traceback in the kernel's log.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ closes, also because the one at the other end was killed, every process and the 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -29,7 +30,7 @@ def main() -> None:
     # Not the folder for temporary files of our caller: a guest sees its own /tmp and /dev/shm.
     with tempfile.TemporaryDirectory(prefix="sm-guest-", dir="/var/tmp") as folder:
         _say(folder)
-        with open(0, "rb", buffering=0, closefd=False) as orders:  # noqa: PTH123 - a descriptor
+        with open(0, "rb", buffering=0, closefd=False) as orders:
             order = orders.readline()
         if order.endswith(b"\n"):
             _say(str(_keep(json.loads(order), Path(folder) / "console")))
@@ -70,7 +71,9 @@ def _wait_for_orphans() -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    # Nobody may be there any more to hear it; the closed input then says what to do.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, f"{text}\n".encode())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """LVM for tests: it sees none of this machine's own disks, and needs no udev.
 
-Where no udev runs, nobody makes the nodes below /dev for new volumes unless LVM and libdevmapper are
-told to: the variable DM_DISABLE_UDEV tells both.
+Where no udev runs, nobody makes the nodes below /dev for new volumes unless LVM and libdevmapper
+are told to: the variable DM_DISABLE_UDEV tells both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ activation {
     monitoring = 0
 }
 backup {
-    backup = 0
     archive = 0
 }
 """

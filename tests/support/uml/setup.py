@@ -37,9 +37,10 @@ class CannotRun(Exception):
 class Setup:
     """What a guest is given.
 
-    Each of `disks` is a file; they become /dev/ubda, /dev/ubdb, and so on, and one file may be given
-    to several guests at once. `shares` are folders, beside the repository, that are this machine's
-    own; everything else may be written to, and is forgotten. The deadline holds from the start.
+    Each of `disks` is a file; they become /dev/ubda, /dev/ubdb, and so on, and one file may be
+    given to several guests at once. `shares` are folders, beside the repository, that are this
+    machine's own; everything else may be written to, and is forgotten. The deadline holds from the
+    start.
     """
 
     disks: tuple[Path, ...] = ()
@@ -52,7 +53,7 @@ class Setup:
 
 
 def kernel() -> str:
-    """The path of the guest's kernel; raises `CannotRun` when anything that is needed is missing."""
+    """The path of the guest's kernel; raises `CannotRun` when something it needs is missing."""
     path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
     found = {program: shutil.which(program, path=path) for program in PACKAGES}
     missing = {PACKAGES[program] for program, where in found.items() if where is None}
