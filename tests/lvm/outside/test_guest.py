@@ -18,7 +18,7 @@ from tests.support.uml.setup import ROOT, CannotRun, Setup
 COMMAND = (sys.executable, "-m", "tests.support.uml")
 SHELL = """
 echo "$GREETING" >shared; head -c 3000000 /dev/zero; echo said >&2
-echo lost >"$OUTSIDE"; test -e "$OUTSIDE" && ! test -e /var/tmp/sm-guest-* && exit 77
+echo lost >"$OUTSIDE" && exit 77
 """
 
 
@@ -35,33 +35,38 @@ def traces(mark: str) -> list[str]:
     return found
 
 
-def guest_folders() -> set[Path]:
-    return set(Path("/var/tmp").glob("sm-guest-*"))
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Where a guest has its folder: each of its processes has the name in its command line."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    return folder
 
 
-def wait_until_gone(mark: str, before: set[Path]) -> None:
+def wait_until_gone(state: Path) -> None:
     deadline = time.monotonic() + 30
-    while traces(mark) or guest_folders() - before:
-        assert time.monotonic() < deadline, (traces(mark), guest_folders() - before)
+    while left := [*traces(str(state)), *map(str, state.iterdir())]:
+        assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
 
-def test_status_output_and_files_come_out(tmp_path: Path) -> None:
+def test_status_output_and_files_come_out(state: Path, tmp_path: Path) -> None:
     shared = tmp_path / "a folder, shared"
     shared.mkdir()
     outside = ROOT.parent / f"sm-test-{tmp_path.name}"
     variables = {"GREETING": "two\nlines", "OUTSIDE": str(outside)}
-    setup = Setup(shares=(shared,), folder=shared, environment=variables)
-    before = guest_folders()
+    setup = Setup(shares=(shared,), folder=shared, environment=variables, state=state)
     with Guest(["sh", "-c", SHELL], setup) as guest:
         ended = guest.wait()
         assert guest.wait() is ended
+        assert list(state.iterdir())
+    assert not list(state.iterdir())
+    assert not traces(str(state))
     assert (ended.how, ended.status) == (How.RETURNED, 77), ended
     assert hashlib.sha1(ended.stdout).digest() == hashlib.sha1(bytes(3_000_000)).digest()
     assert ended.stderr == b"said\n"
     assert (shared / "shared").read_text() == "two\nlines\n"
     assert not outside.exists()
-    wait_until_gone("sm-guest-", before)
 
 
 def test_a_guest_ends_at_its_deadline() -> None:
@@ -69,9 +74,21 @@ def test_a_guest_ends_at_its_deadline() -> None:
     assert (ended.how, ended.status) == (How.DEADLINE, None)
 
 
-def test_a_signal_and_a_missing_command_have_a_status() -> None:
-    ended = run(["sh", "-c", 'sh -c "kill -9 \\$\\$"; echo $?; kill -11 $$'])
-    assert (ended.status, ended.stdout) == (128 + signal.SIGSEGV, b"137\n")
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        (["sh", "-c", "echo dying; kill -11 $$"], 128 + signal.SIGSEGV, "dying"),
+        (["no-such-program"], 127, "no-such-program cannot be started"),
+    ],
+)
+def test_a_command_that_cannot_end_well_has_a_status(
+    command: list[str], status: int, said: str
+) -> None:
+    ended = subprocess.run(
+        [*COMMAND, "--", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == status
+    assert said in ended.stdout + ended.stderr
 
 
 def test_a_failing_kernel_is_no_power_cut() -> None:
@@ -90,18 +107,16 @@ def test_a_failing_kernel_is_no_power_cut() -> None:
     ],
 )
 def test_nothing_is_left_when_the_launcher_is_killed(
-    number: signal.Signals, seconds: float, tmp_path: Path
+    number: signal.Signals, seconds: float, state: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.write_bytes(bytes(4096))
-    before = guest_folders()
-    words = [*COMMAND, "--disk", str(disk), "--", "sleep", "60"]
-    launcher = subprocess.Popen(words, cwd=ROOT)
+    launcher = subprocess.Popen(
+        [*COMMAND, "--state", str(state), "--", "sleep", "60"], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
     time.sleep(seconds)
     assert launcher.poll() is None
     launcher.send_signal(number)
     launcher.wait(30)
-    wait_until_gone(str(disk), before)
+    wait_until_gone(state)
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -111,3 +126,5 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.undo()
     with pytest.raises(CannotRun, match="can be no disk"):
         Guest(["true"], Setup(disks=(tmp_path / "none",)))
+    with pytest.raises(CannotRun, match="choose another"):
+        Guest(["true"], Setup(state=tmp_path / "a blank"))

@@ -29,6 +29,7 @@ def main() -> int:
     add("--memory", type=int, default=Setup.memory_mib, help="MiB; its /tmp is in there, too")
     add("--deadline", type=float, default=Setup.deadline_seconds, help="seconds, with the start")
     add("--folder", type=Path, default=Path.cwd(), help="where the command runs")
+    add("--state", type=Path, default=Setup.state, help="where the guest's own folder is made")
     given = parser.parse_args()
     setup = Setup(
         disks=tuple(given.disk),
@@ -37,6 +38,7 @@ def main() -> int:
         memory_mib=given.memory,
         deadline_seconds=given.deadline,
         folder=given.folder,
+        state=given.state,
     )
     return status_of(given.command, setup)
 

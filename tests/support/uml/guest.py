@@ -25,6 +25,7 @@ from tests.support.uml.setup import (
     kernel,
     memory_folder,
     shared_folders,
+    state_of,
 )
 
 LOOK_SECONDS = 0.03
@@ -95,10 +96,11 @@ class Guest:
     ) -> None:
         setup = setup or Setup()
         program, disks, shares = kernel(), disks_of(setup), shared_folders(setup)
+        state = state_of(setup)
         self._deadline = time.monotonic() + setup.deadline_seconds
         self._kept = (io.BytesIO(), io.BytesIO())
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", keeper.__file__],
+            [sys.executable, "-I", keeper.__file__, str(state)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -195,7 +197,8 @@ class Guest:
         return Ended(
             how,
             int(status.read_text()) if how is How.RETURNED else None,
-            *(kept.getvalue() for kept in self._kept),
+            self._kept[0].getvalue(),
+            self._kept[1].getvalue(),
             "\n".join(console[-CONSOLE_LINES:]),
         )
 

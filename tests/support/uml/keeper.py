@@ -1,8 +1,9 @@
 """The parent of one guest's kernel, which outlives whoever asked for the guest, and cleans up.
 
-It makes the folder of the guest and says its name. Then it reads one line, how to start the kernel,
-and says the kernel's exit status once it has ended; any byte more ends it early. When its input
-closes, also because the one at the other end was killed, every process and the folder go.
+It makes the folder of the guest, in the one it is given, and says its name. Then it reads one line,
+how to start the kernel, and says the kernel's exit status once it has ended; any byte more ends it
+early. When its input closes, also because the one at the other end was killed, every process and
+the folder go.
 """
 
 from __future__ import annotations
@@ -27,23 +28,24 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Processes of the guest whose parent dies become our children, so that we can wait for all.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    # Not the folder for temporary files of our caller: a guest sees its own /tmp and /dev/shm.
-    with tempfile.TemporaryDirectory(prefix="sm-guest-", dir="/var/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="sm-guest-", dir=sys.argv[1]) as folder:
         _say(folder)
         with open(0, "rb", buffering=0, closefd=False) as orders:
             order = orders.readline()
         if order.endswith(b"\n"):
-            _say(str(_keep(json.loads(order), Path(folder) / "console")))
+            wanted = json.loads(order)
+            log = Path(folder) / "console"
+            _say(str(_keep(wanted["argv"], wanted["environment"], log)))
             while os.read(0, 4096):
                 continue
 
 
-def _keep(order: dict[str, object], console: Path) -> int:
+def _keep(argv: list[str], environment: dict[str, str], console: Path) -> int:
     """Run the kernel until it ends or its end is wanted; returns its exit status."""
     with console.open("wb") as log:
         kernel = subprocess.Popen(
-            order["argv"],
-            env=order["environment"],
+            argv,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -40,7 +40,7 @@ class Setup:
     Each of `disks` is a file; they become /dev/ubda, /dev/ubdb, and so on, and one file may be
     given to several guests at once. `shares` are folders, beside the repository, that are this
     machine's own; everything else may be written to, and is forgotten. The deadline holds from the
-    start.
+    start. `state` is where the folder is made that each guest has while it lives.
     """
 
     disks: tuple[Path, ...] = ()
@@ -49,6 +49,7 @@ class Setup:
     memory_mib: int = 1024
     deadline_seconds: float = 600
     folder: Path = ROOT
+    state: Path = Path("/var/tmp")
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -65,6 +66,15 @@ def kernel() -> str:
             f"{' '.join(sorted(missing))} (as root: apt-get install)"
         )
     return str(found["linux.uml"])
+
+
+def state_of(setup: Setup) -> Path:
+    """Where its folder is made; raises `CannotRun` for a name that the kernel cannot be given."""
+    folder = setup.state.resolve()
+    hidden = any(folder.is_relative_to(f"/{name}") for name in ("dev", "proc", "sys"))
+    if hidden or not set(str(folder)).isdisjoint(" \t\n\"',"):
+        raise CannotRun(f"the kernel of a guest finds nothing in {str(folder)!r}: choose another")
+    return folder
 
 
 def disks_of(setup: Setup) -> list[Path]:
