@@ -10,6 +10,9 @@ from sm.sr import SrDriver
 
 DRIVERS: Mapping[str, str] = {
     "file": "sm.drivers.file:FileSr",
+    "lvm": "sm.drivers.lvm:LvmSr",
+    "nfs": "sm.drivers.nfs:NfsSr",
+    "ext": "sm.drivers.ext:ExtSr",
 }
 """SR type to `module:class`; a module is imported when its type is first used."""
 

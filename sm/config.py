@@ -96,6 +96,11 @@ class Settings:
         return self.run / "lock"
 
     @property
+    def mounts(self) -> Path:
+        """Where the file systems of SRs are mounted, by the UUID of the SR."""
+        return self.run / "sr-mount"
+
+    @property
     def ledger(self) -> Path:
         """What the collectors of this host remember."""
         return self.root / "gc.db"

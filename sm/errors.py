@@ -49,6 +49,14 @@ class SmError(Exception):
         return f"{self.text} [opterr={self.detail}]" if self.detail else self.text
 
 
+class ChoiceNeeded(SmError):
+    """device_config lacks something that can be chosen; `document` lists what there is, as XML."""
+
+    def __init__(self, detail: str, document: str, *, name: str) -> None:
+        super().__init__(detail, name=name)
+        self.document = document
+
+
 class BadRequest(SmError):
     """The request cannot be parsed or names an unknown command."""
 

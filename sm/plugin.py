@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sm.errors import BadRequest, SmError
+from sm.errors import BadRequest, ChoiceNeeded, SmError
 from sm.smapi import xmlrpc
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def answer(driver_class: type[SrDriver], arguments: Sequence[str]) -> str:
         from sm.commands import perform  # noqa: PLC0415
 
         return xmlrpc.reply(perform(driver_class, method, parameters))
+    except ChoiceNeeded as error:
+        # Clients that offer the choice read it from standard error, and expect nothing else there.
+        sys.stderr.write(error.document)
+        return xmlrpc.fault(error.code, error.fault_string)
     except SmError as error:
         return xmlrpc.fault(error.code, error.fault_string)
     except Exception as error:

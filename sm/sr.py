@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from sm import claims, keys, snapshot
@@ -18,6 +19,7 @@ from sm.config import Settings
 from sm.errors import SmError, SrInUse, SrNotEmpty
 from sm.hold import collector_held_off
 from sm.hosts import leaf_switch
+from sm.locks import Locks
 from sm.owner import has_ended
 from sm.pool.base import NewVdi, Pool
 from sm.publish import apply_update
@@ -25,6 +27,7 @@ from sm.records import BASE_COPY_NAME, reconcile, sm_config_of
 from sm.repository import COLLECTOR_OPERATIONS, Repository
 from sm.scan import Scan
 from sm.smapi.driver_info import DriverInfo
+from sm.smapi.probe import sr_list
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +37,30 @@ SR_RECORD = "sr.json"
 
 @dataclass(frozen=True, slots=True)
 class FoundSr:
-    """An SR that a probe found. `size` in bytes."""
+    """An SR that a probe found. `size` in bytes, if it is known; `more` is told as it is."""
 
     uuid: str
-    devices: tuple[str, ...]
-    size: int
+    devices: tuple[str, ...] = ()
+    size: int | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    def members(self) -> dict[str, str]:
+        """What the document of a probe says of it."""
+        said = {"UUID": self.uuid}
+        if self.devices:
+            said["Devlist"] = ",".join(self.devices)
+        if self.size is not None:
+            said["size"] = str(self.size)
+        return {**said, **self.more}
 
 
 class SrDriver(ABC):
     """One type of storage. `host` says where state lives; no method holds any of its own."""
 
     info: ClassVar[DriverInfo]
+    sm_config_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of the SR's sm_config that say how its storage is laid out. The driver finds them in
+    `device_config`, which also has `SRmaster`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -64,7 +80,53 @@ class SrDriver(ABC):
 
     @abstractmethod
     def detach(self, attachment: Attachment) -> None:
-        """Release the storage. May be repeated."""
+        """Release the storage. May be repeated. Raises `SrInUse`, and then it is still attached."""
+
+    def destroy(self, attachment: Attachment, device_config: Mapping[str, str]) -> None:
+        """Release the storage of an SR that holds nothing any more, and give its place back."""
+        self.detach(attachment)
+
+    def probe_document(self, found: list[FoundSr], device_config: Mapping[str, str]) -> str:
+        """What is answered to a probe that found these SRs."""
+        return sr_list([each.members() for each in found])
+
+
+def create(driver: SrDriver, sr_uuid: str, device_config: Mapping[str, str], size: int) -> None:
+    """Make the storage ready for an SR; nobody else of this host does so at the same time."""
+    with _locked(driver.settings, sr_uuid, "sr_create"):
+        driver.create(sr_uuid, device_config, size)
+
+
+def reach(driver: SrDriver, sr_uuid: str, device_config: Mapping[str, str]) -> bool:
+    """Make the storage of an SR reachable on this host; False when it was so already."""
+    with _locked(driver.settings, sr_uuid, "sr_attach"):
+        if driver.attachments.find(sr_uuid) is not None:
+            return False
+        attachment = driver.attach(sr_uuid, device_config)
+        try:
+            driver.attachments.save(attachment)
+        except BaseException:
+            driver.detach(attachment)
+            raise
+        return True
+
+
+@contextmanager
+def _locked(settings: Settings, sr_uuid: str, operation: str) -> Iterator[None]:
+    locks = Locks(settings.locks, settings.host_uuid, settings.lock_seconds)
+    with locks.hold("sr", sr_uuid, operation):
+        yield
+
+
+@contextmanager
+def _leaving(driver: SrDriver, attachment: Attachment) -> Iterator[None]:
+    """An SR is not attached from here on; if its storage cannot be released, it still is."""
+    driver.attachments.forget(attachment.sr_uuid)
+    try:
+        yield
+    except BaseException:
+        driver.attachments.save(attachment)
+        raise
 
 
 def attach(
@@ -75,8 +137,7 @@ def attach(
     What a crash of this host left in the records is cleared only on the first attach since its
     boot: later ones may find disks in use.
     """
-    if driver.attachments.find(sr_uuid) is None:
-        driver.attachments.save(driver.attach(sr_uuid, device_config))
+    if reach(driver, sr_uuid, device_config):
         _clear_marks(pool, sr_uuid, driver.settings.host_uuid)
     repository = Repository.open(sr_uuid, driver.settings, pool)
     leaf_switch.settle_all(repository)
@@ -113,8 +174,8 @@ def detach(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
         collector_held_off(driver.settings.run, sr_uuid, driver.settings.host_uuid, "sr_detach"),
         repository.locks.hold("collector", sr_uuid, "sr_detach"),
         repository.locked("sr_detach"),
+        _leaving(driver, attachment),
     ):
-        driver.attachments.forget(sr_uuid)
         driver.detach(attachment)
 
 
@@ -161,7 +222,7 @@ def update_sizes(repository: Repository, found: Scan) -> None:
     )
 
 
-def delete(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
+def delete(driver: SrDriver, pool: Pool, sr_uuid: str, device_config: Mapping[str, str]) -> None:
     """Destroy an SR that holds no disk any more, garbage included, and detach it.
 
     Refused while there is a visible image, or anything whose meaning is not known.
@@ -175,8 +236,8 @@ def delete(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
     ):
         _empty(repository)
         attachment = driver.attachments.require(sr_uuid)
-        driver.attachments.forget(sr_uuid)
-    driver.detach(attachment)
+        with _leaving(driver, attachment):
+            driver.destroy(attachment, device_config)
 
 
 def _empty(repository: Repository) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +36,18 @@ class Call:
         """Let go of the pool database, if it was opened."""
         if "pool" in self.__dict__:
             self.pool.close()
+
+    @cached_property
+    def device_config(self) -> dict[str, str]:
+        """How this host reaches the SR, with what its record says of how it is laid out."""
+        if not self.driver.sm_config_keys:
+            return self.request.device_config
+        return self.with_layout(self.pool.sr_by_uuid(self.request.sr_uuid).sm_config)
+
+    def with_layout(self, sm_config: Mapping[str, str]) -> dict[str, str]:
+        """The device_config of the request, with what the driver wants of an SR's sm_config."""
+        known = {key: sm_config[key] for key in self.driver.sm_config_keys if key in sm_config}
+        return {**known, **self.request.device_config}
 
     def repository(self) -> Repository:
         """The SR of the request, which must be attached here."""

@@ -9,29 +9,25 @@ from sm.commands.call import Call, Handler
 from sm.cowutil.base import CowUtil
 from sm.cowutil.registry import Formats
 from sm.kick import attachments_changed, kick
-from sm.smapi.xmlrpc import Value, escape
+from sm.smapi.xmlrpc import Value
 from sm.uuids import require_uuid
 
 
 def _sr_probe(call: Call) -> Value:
-    found = call.driver.probe(call.request.device_config)
-    entries = "".join(
-        f"<SR><UUID>{escape(sr_.uuid)}</UUID><Devlist>{escape(','.join(sr_.devices))}</Devlist>"
-        f"<size>{sr_.size}</size></SR>"
-        for sr_ in found
-    )
-    return f"<SRlist>{entries}</SRlist>" if entries else "<SRlist/>"
+    device_config = call.with_layout(call.request.sr_sm_config)
+    return call.driver.probe_document(call.driver.probe(device_config), device_config)
 
 
 def _sr_create(call: Call) -> Value:
     require_uuid(call.request.sr_uuid)
-    call.driver.create(call.request.sr_uuid, call.request.device_config, call.request.size(0))
+    size = call.request.size(0)
+    sr.create(call.driver, call.request.sr_uuid, call.device_config, size)
     return None
 
 
 def _sr_delete(call: Call) -> Value:
     call.require_master()
-    sr.delete(call.driver, call.pool, call.request.sr_uuid)
+    sr.delete(call.driver, call.pool, call.request.sr_uuid, call.device_config)
     attachments_changed(call.settings.run)
     return None
 
@@ -39,9 +35,7 @@ def _sr_delete(call: Call) -> Value:
 def _sr_attach(call: Call) -> Value:
     require_uuid(call.request.sr_uuid)
     request = call.request
-    sr.attach(
-        call.driver, call.pool, request.sr_uuid, request.device_config, master=request.is_master
-    )
+    sr.attach(call.driver, call.pool, request.sr_uuid, call.device_config, master=request.is_master)
     kick(call.settings.run, request.sr_uuid)
     attachments_changed(call.settings.run)
     return None

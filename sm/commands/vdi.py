@@ -15,6 +15,7 @@ from sm.smapi import xmlrpc
 from sm.smapi.request import require_xml_text
 from sm.smapi.xmlrpc import Value
 from sm.snapshot import Copy
+from sm.sr import reach
 from sm.uuids import require_uuid
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ def _vdi_generate_config(call: Call) -> Value:
     members = {
         "command": "vdi_attach_from_config",
         "args": ["true"],
-        "device_config": dict(call.request.device_config),
+        "device_config": dict(call.device_config),
         "sr_uuid": call.request.sr_uuid,
         "vdi_uuid": call.vdi_uuid,
     }
@@ -149,9 +150,7 @@ def _vdi_generate_config(call: Call) -> Value:
 def _vdi_attach_from_config(call: Call) -> Value:
     """Serve a disk without a pool database: the SR from its device_config, no host key."""
     request = call.request
-    if call.driver.attachments.find(request.sr_uuid) is None:
-        attachment = call.driver.attach(request.sr_uuid, request.device_config)
-        call.driver.attachments.save(attachment)
+    reach(call.driver, request.sr_uuid, request.device_config)
     repository = call.repository()
     with repository.locks.hold("vdi", call.vdi_uuid, request.command):
         activation.serve(repository, call.vdi_uuid, writable=True)
