@@ -24,9 +24,7 @@ from sm.volumes.lvm.sizes import Allocation
 
 ALLOCATION = "allocation"
 
-FEATURES = tuple(
-    feature for feature in directory.FEATURES if feature != "THIN_PROVISIONING"
-) + ("SR_TRIM", "SR_METADATA", "THIN_PROVISIONING")
+FEATURES = (*directory.FEATURES, "SR_TRIM")
 
 
 class LvmSr(SrDriver):
@@ -39,7 +37,10 @@ class LvmSr(SrDriver):
         features=FEATURES,
         configuration=(
             ("device", "paths of the devices, below /dev, by commas"),
-            (ALLOCATION, "thick: disks have all their space; thin: they get it as they are written"),
+            (
+                ALLOCATION,
+                "thick: disks have all their space; thin: it comes as they are written",
+            ),
             directory.PREFERRED,
         ),
         image_formats=tuple(FORMATS),
@@ -83,7 +84,9 @@ class LvmSr(SrDriver):
         group = opening.open_group(name, devices, self.settings)
         now = group.now()
         if len(now.devices) > len(devices):
-            raise SrUnavailable(f"{name} is on {len(now.devices)} devices, {len(devices)} are given")
+            raise SrUnavailable(
+                f"{name} is on {len(now.devices)} devices, {len(devices)} are given"
+            )
         allocation = making.allocation_of(group) or _allocation(device_config)
         place = opening.place_of(name, devices, allocation)
         return self.attachments.describe(sr_uuid, self.info.sr_type, "lvm", place)

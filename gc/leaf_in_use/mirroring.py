@@ -46,13 +46,11 @@ def merge_mirrored(
         heard = merge.yielding(repository, work.claim, control)
         copied = _watch(repository, entry, speed, heard)
         entry = repository.journal.advance(entry, entry.stage, copied=copied)
-        entry = switching.switch(repository, entry, speed.budget(repository.settings.pause_seconds))
     except (Cancelled, Overtaken, SmError):
-        settled = switching.settle(repository, entry)
-        if settled is None:
-            raise
-        entry = settled
-    return switching.finish(repository, entry)
+        switching.settle(repository, entry)
+        raise
+    budget = speed.budget(repository.settings.pause_seconds)
+    return switching.last_step(repository, entry, budget)
 
 
 def _watch(repository: Repository, entry: Entry, speed: Speed, control: Control) -> int:

@@ -17,8 +17,6 @@ from dataclasses import replace
 from functools import partial
 
 from sm import claims, snapshot
-from sm.cowutil.errors import Cancelled
-from sm.errors import SmError
 from sm.gc.copying.control import Control
 from sm.gc.leaf_in_use import switching
 from sm.gc.leaf_in_use.convergence import Convergence, Speed
@@ -53,7 +51,8 @@ def merge_paused(
         left = _held(repository, action)
         if left <= speed.budget(pause):
             try:
-                done = _last_step(repository, action, user, confirm, speed.budget(pause))
+                _, entry = switching.begin(repository, action, user, partial(confirm, action))
+                done = switching.last_step(repository, entry, speed.budget(pause))
             except NotYet as error:
                 left = max(left, error.left)
             else:
@@ -109,17 +108,3 @@ def _put_leaf_on_top(repository: Repository, action: LeafCoalesce, confirm: Conf
     ):
         confirm(action)
         return snapshot.displace(repository, action.leaf)
-
-
-def _last_step(
-    repository: Repository, action: LeafCoalesce, user: User, confirm: Confirm, budget: int
-) -> Done:
-    _, entry = switching.begin(repository, action, user, partial(confirm, action))
-    try:
-        entry = switching.switch(repository, entry, budget)
-    except (Cancelled, Overtaken, SmError):
-        settled = switching.settle(repository, entry)
-        if settled is None:
-            raise
-        entry = settled
-    return switching.finish(repository, entry)

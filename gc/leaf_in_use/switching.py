@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sm import users
+from sm.cowutil.errors import Cancelled
+from sm.errors import SmError
 from sm.gc.merges import leaf, merge
 from sm.gc.merges.merge import Done, Overtaken, Postponed, Work
 from sm.gc.plan.planner import LeafCoalesce
@@ -60,12 +62,24 @@ def begin(
     return work, entry
 
 
-def switch(repository: Repository, entry: Entry, budget: int) -> Entry:
-    """Have the last step done; returns the entry at stage `switch`.
+def last_step(repository: Repository, entry: Entry, budget: int) -> Done:
+    """Have the last step done, and what comes after it.
 
     `budget`: guest bytes that may be copied in the pause where there is no mirror. Raises `NotYet`,
-    with users going on with the old leaf.
+    with the merge given up and users going on with the old leaf.
     """
+    try:
+        entry = _switch(repository, entry, budget)
+    except (Cancelled, Overtaken, SmError):
+        settled = settle(repository, entry)
+        if settled is None:
+            raise
+        entry = settled
+    return _finish(repository, entry)
+
+
+def _switch(repository: Repository, entry: Entry, budget: int) -> Entry:
+    """Ask for the last step; returns the entry at stage `switch`."""
     outcome = ask(
         repository,
         entry.data["host"],
@@ -111,7 +125,7 @@ def settle(repository: Repository, entry: Entry) -> Entry | None:
     return None
 
 
-def finish(repository: Repository, entry: Entry) -> Done:
+def _finish(repository: Repository, entry: Entry) -> Done:
     """From stage `switch` to the end."""
     with repository.locked(OPERATION):
         return leaf.finish(repository, entry)
@@ -124,4 +138,4 @@ def recover(repository: Repository, entry: Entry) -> None:
         return
     settled = settle(repository, entry) if entry.stage == STAGE else entry
     if settled is not None:
-        finish(repository, settled)
+        _finish(repository, settled)

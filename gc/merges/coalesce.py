@@ -26,8 +26,7 @@ from sm.gc.merges.merge import Done
 from sm.gc.plan.planner import Coalesce
 from sm.hosts.calls import ask
 from sm.journal import Entry
-from sm.publish import apply_update
-from sm.records import difference
+from sm.publish import bring_up_to_date
 from sm.repository import Repository
 
 OPERATION = "coalesce"
@@ -126,9 +125,7 @@ def _require_relinked(repository: Repository, merged: list[str], into: str) -> N
     records = repository.vdis()
     for child in forest.children_of(into):
         if child in records and child not in merged:
-            update = difference(forest[child], records[child])
-            if update is not None:
-                apply_update(repository.pool, update)
+            bring_up_to_date(repository.pool, forest[child], records[child])
 
 
 def remove_images(repository: Repository, uuids: list[str]) -> int:

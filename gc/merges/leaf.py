@@ -23,8 +23,7 @@ from sm.gc.merges.coalesce import remove_images
 from sm.gc.merges.merge import Done, Overtaken
 from sm.gc.plan.planner import LeafCoalesce
 from sm.journal import Entry
-from sm.publish import apply_update
-from sm.records import difference
+from sm.publish import bring_up_to_date
 from sm.repository import Repository
 
 OPERATION = "leaf-coalesce"
@@ -105,9 +104,7 @@ def finish(repository: Repository, entry: Entry) -> Done:
     forest = repository.scan().forest
     record = repository.vdis().get(leaf)
     if record is not None:
-        update = difference(forest[leaf], record)
-        if update is not None:
-            apply_update(repository.pool, update)
+        bring_up_to_date(repository.pool, forest[leaf], record)
     merge.release(repository, entry)
     return Done(
         "leaf-coalesce",

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sm import claims, users
+from sm import claims, coverage, users
 from sm.claims import Claim
 from sm.cowutil.base import AT_ONCE, CowUtil, ImageRef, Progress, Steps
 from sm.cowutil.errors import Cancelled
-from sm.errors import SmError, SrNoSpace
+from sm.errors import SrNoSpace
 from sm.gc.copying import comparison, resume
 from sm.gc.copying.background import in_background
 from sm.gc.copying.control import Control
@@ -111,13 +111,6 @@ def chain_from(repository: Repository, forest: Forest, top: str) -> list[ImageRe
     return repository.images(forest.chain(top))
 
 
-def held_by(repository: Repository, images: Sequence[ImageRef]) -> Extents:
-    """The guest bytes that any of some images holds itself."""
-    return costs.union(
-        [repository.formats.get(image.format).allocated_extents(image.path) for image in images]
-    )
-
-
 def start(
     repository: Repository,
     operation: str,
@@ -147,8 +140,8 @@ def start(
         merged = [node for node in chain[first : last + 1] if node is not chain[into]]
         unknown = repository.store.volume(top, chain[0].format).used if written else 0
         refs = tuple(repository.images(chain))
-        held = held_by(repository, repository.images(merged))
-        own = held_by(repository, [refs[into]])
+        held = coverage.held_by(repository.formats, repository.images(merged))
+        own = coverage.held_by(repository.formats, [refs[into]])
         alone = not users.above(repository, forest, images[-1])
         growth = held.minus(own).total + unknown
         short = _require_space(repository, refs[into], growth, alone=alone)
@@ -238,9 +231,9 @@ def copy(repository: Repository, work: Work, control: Control) -> int:
     control.keeps_itself = bool(cow.copies_by_tool and work.into and not steps.wanted)
     try:
         copied = in_background(lambda: _copy(cow, work, heard, steps))
-        prove(repository, work.target, work.held)
+        coverage.prove(repository.formats, work.target, work.held)
         if comparison.wanted(repository):
-            covered = costs.union(()) if work.into else work.own
+            covered = coverage.union(()) if work.into else work.own
             comparison.compare(repository, work.merged, work.target, before=covered)
         _trim(repository, work.entry)
     except Cancelled:
@@ -267,17 +260,6 @@ def yielding(repository: Repository, claim: Claim, control: Control) -> Control:
 
     control.give_way(wanted)
     return control
-
-
-def prove(repository: Repository, target: ImageRef, held: Extents) -> None:
-    """Raise unless the tables say that the target now holds all that the merged images held."""
-    missing = held.minus(held_by(repository, [target]))
-    if len(missing):
-        first = next(iter(missing))
-        raise SmError(
-            f"{target.path.name} lacks {missing.total} bytes after the merge, the first ones at"
-            f" {first[0]}; nothing was deleted"
-        )
 
 
 def target_of(repository: Repository, entry: Entry) -> ImageRef:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from sm import users
+from sm import coverage, users
 from sm.cowutil.errors import Cancelled
 from sm.datapath.base import JobState, OutcomeUnknown
 from sm.errors import SmError
@@ -126,8 +126,8 @@ def _proved(repository: Repository, entry: Entry) -> Entry:
     run = [entry.key, *(uuid for uuid in entry.data["images"] if uuid != entry.key)]
     forest = repository.look(STAGE).forest
     chain = repository.images([forest[uuid] for uuid in run])
-    held = merge.held_by(repository, chain[:-1])
-    merge.prove(repository, chain[-1], held)
+    held = coverage.held_by(repository.formats, chain[:-1])
+    coverage.prove(repository.formats, chain[-1], held)
     return repository.journal.advance(entry, "relink", copied=held.total)
 
 

@@ -18,8 +18,7 @@ from sm.gc.merges.coalesce import remove_images
 from sm.gc.merges.merge import Done, Overtaken
 from sm.gc.plan.costs import Pull
 from sm.journal import Entry
-from sm.publish import apply_update
-from sm.records import difference
+from sm.publish import bring_up_to_date
 from sm.repository import Repository
 
 OPERATION = "pull"
@@ -61,9 +60,8 @@ def _finish(repository: Repository, entry: Entry) -> Done:
             raise SmError(f"{above} does not name {below} as its parent; nothing was deleted")
         freed = remove_images(repository, images)
         record = repository.vdis().get(above)
-        update = None if record is None else difference(forest[above], record)
-        if update is not None:
-            apply_update(repository.pool, update)
+        if record is not None:
+            bring_up_to_date(repository.pool, forest[above], record)
         merge.release(repository, entry)
     # For whoever reads it this is a merge like any other.
     name, into = ("coalesce", above) if leaf is None else ("leaf-coalesce", None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sm import users
+from sm.coverage import union
 from sm.gc.plan.planner import Action, Coalesce, Delete, LeafCoalesce, Merge
 from sm.repository import Repository
 from sm.tree import Forest
@@ -128,16 +129,6 @@ def to_copy(held: Sequence[Extents], stays: int) -> int:
 def growth_of(held: Sequence[Extents], stays: int) -> int:
     """Bytes that this image will hold and does not yet."""
     return union(held).minus(held[stays]).total
-
-
-def union(held: Sequence[Extents]) -> Extents:
-    """What any of the images holds."""
-    from sm.cowutil.extents import Extents  # noqa: PLC0415 - see above
-
-    found = Extents.of(())
-    for extents in held:
-        found = found.union(extents)
-    return found
 
 
 def space_for(growth: int) -> int:

@@ -1,4 +1,4 @@
-"""From an SR to a plan: what the planner must know, gathered; and the words for an action."""
+"""From an SR to a plan: what the planner must know, gathered; and the images of an action."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sm import users
 from sm.cowutil.base import CowUtil
-from sm.gc.plan.planner import Action, Coalesce, Delete, Plan, Situation, plan, subject_of
+from sm.gc.plan.planner import Action, Delete, Plan, Situation, plan, subject_of
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.tree import Forest
@@ -75,10 +75,3 @@ def images_of(action: Action) -> frozenset[str]:
     if not isinstance(action, Delete):
         named.add(action.into)
     return frozenset(named)
-
-
-def name(action: Action) -> str:
-    """What an action is called in logs and in the history."""
-    if isinstance(action, Delete):
-        return "delete"
-    return "coalesce" if isinstance(action, Coalesce) else "leaf-coalesce"

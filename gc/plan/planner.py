@@ -53,7 +53,7 @@ Action = Delete | Merge
 
 
 ACTION_NAMES = {Delete: "delete", Coalesce: "coalesce", LeafCoalesce: "leaf-coalesce"}
-"""What each kind of action is called in results, history and figures."""
+"""What each kind of action is called in results, logs, history and figures."""
 
 
 def subject_of(action: Action) -> str:

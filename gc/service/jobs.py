@@ -18,8 +18,8 @@ from sm.gc.copying.control import Control
 from sm.gc.leaf_in_use import active_leaf
 from sm.gc.merges import coalesce, leaf, pull
 from sm.gc.merges.merge import Done, Halted, Overtaken, Postponed
-from sm.gc.plan import costs, decision
-from sm.gc.plan.planner import Action, Coalesce, Delete, LeafCoalesce, subject_of
+from sm.gc.plan import costs
+from sm.gc.plan.planner import ACTION_NAMES, Action, Coalesce, Delete, LeafCoalesce, subject_of
 from sm.gc.plan.schedule import Running
 from sm.gc.state.ledger import FinishedJob, Result
 from sm.gc.state.status import RunningJob
@@ -47,6 +47,8 @@ class End:
 class Job:
     """Work under way. `running` says what it keeps others from; `ended` is called at the end.
 
+    `seconds` is how long it took, once it has ended; `began` is in seconds since 1970.
+
     `confirm` is called with the SR lock held before anything is done, and raises `Overtaken` when
     the work is not what should be done any more.
     """
@@ -65,13 +67,13 @@ class Job:
         self.running = running
         self.control = control
         self.began = time.time()
+        self.seconds = 0.0
         self.end: End | None = None
         self.defect: BaseException | None = None
         self._repository = repository
         self._confirm_action = confirm
         self._ended = ended
         self._started = time.monotonic()
-        self._seconds = 0.0
         self._thread = threading.Thread(target=self._run, name=f"job-{self.id}", daemon=True)
 
     def start(self) -> None:
@@ -96,7 +98,7 @@ class Job:
     @property
     def name(self) -> str:
         """What kind of work it is."""
-        return RECOVER if isinstance(self.work, Entry) else decision.name(self.work)
+        return RECOVER if isinstance(self.work, Entry) else ACTION_NAMES[type(self.work)]
 
     @property
     def status(self) -> RunningJob:
@@ -128,7 +130,7 @@ class Job:
             action=self.name,
             images=done.images if done else images,
             began=self.began,
-            seconds=self._seconds,
+            seconds=self.seconds,
             result=self.end.result,
             into=done.into if done else into,
             leaf=done.leaf if done else top,
@@ -140,11 +142,6 @@ class Job:
             reason=self.end.reason,
         )
 
-    @property
-    def seconds(self) -> float:
-        """How long it took."""
-        return self._seconds
-
     def _run(self) -> None:
         with logs.about(sr=self._repository.uuid, vdi=self.subject, job=self.id):
             try:
@@ -153,7 +150,7 @@ class Job:
             except BaseException as error:  # noqa: BLE001 - the worker raises it in its own thread
                 self.defect = error
             finally:
-                self._seconds = time.monotonic() - self._started
+                self.seconds = time.monotonic() - self._started
                 self._ended()
 
     def _perform(self) -> End:
@@ -209,10 +206,9 @@ def _described(work: Work) -> tuple[tuple[str, ...], str | None, str | None, str
         return tuple(sorted(work.images)), work.data.get("into"), None, work.data.get("vdi")
     if isinstance(work, Delete):
         return work.images, None, None, None
-    if isinstance(work, Coalesce):
-        through = None if work.through is None else work.through.vdi
-        return work.images, work.into, None, through
     through = None if work.through is None else work.through.vdi
+    if isinstance(work, Coalesce):
+        return work.images, work.into, None, through
     return (*work.images, work.into), work.into, work.leaf, through
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sm.coverage import union
 from sm.cowutil.extents import Extents
-from sm.gc.plan.costs import cheapest, growth_of, shown, to_copy, union
+from sm.gc.plan.costs import cheapest, growth_of, shown, to_copy
 
 UNIT = 64 << 10
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sm.errors import SrUnavailable, VdiExists, VdiMissing
+from sm.errors import SrUnavailable
+from sm.volumes.base import Room
 from sm.volumes.directory import DirectoryStore, identity
+from tests.volumes.contract import A, B, C, VolumeStoreContract, nothing
 
-A, B, C = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
+ROOM = Room(0, 0)
 
 
 @pytest.fixture
@@ -32,48 +33,13 @@ def holding(content: bytes) -> Callable[[Path], None]:
     return make
 
 
-def nothing(used: int) -> None:
-    """Do nothing before the name appears."""
-
-
 def add(store: DirectoryStore, name: str, content: bytes = b"x") -> None:
     """A volume of format raw."""
-    store.create(name, "raw", holding(content), nothing)
+    store.create(name, "raw", holding(content), nothing, ROOM)
 
 
-def test_create_lists_and_removes(store: DirectoryStore) -> None:
-    store.create(A, "qcow2", holding(b"abc"), nothing)
-    made = store.volume(A, "qcow2")
-    assert (made.uuid, made.format, made.size) == (A, "qcow2", 3)
-    assert store.listing().volumes == (made,)
-    assert made.path.stat().st_mode & 0o777 == 0o600
-    store.remove(A, "qcow2")
-    store.remove(A, "qcow2")
-    assert store.listing().volumes == ()
-    with pytest.raises(VdiMissing):
-        store.volume(A, "qcow2")
-
-
-def test_create_never_replaces(store: DirectoryStore) -> None:
-    add(store, A, b"first")
-    with pytest.raises(VdiExists):
-        add(store, A, b"second")
-    assert store.path(A, "raw").read_bytes() == b"first"
-
-
-@pytest.mark.parametrize("fails", ["make", "before"])
-def test_failed_creation_leaves_nothing(store: DirectoryStore, fails: str) -> None:
-    def make(path: Path) -> None:
-        path.write_bytes(b"half")
-        if fails == "make":
-            raise OSError("full")
-
-    def before(used: int) -> None:
-        raise OSError("refused")
-
-    with pytest.raises(OSError, match=r"full|refused"):
-        store.create(A, "raw", make, before)
-    assert list(store.folder.iterdir()) == []
+class TestContract(VolumeStoreContract):
+    """The contract of all stores."""
 
 
 def test_strangers_are_told_apart(store: DirectoryStore) -> None:
@@ -98,22 +64,12 @@ def test_displace_and_undo(store: DirectoryStore) -> None:
     assert not store.displaced(A, "raw", B)
     store.undo_displace(A, "raw", B)
     assert not store.path(B, "raw").exists()
-    store.displace(A, "raw", B, holding(b"new"))
+    store.displace(A, "raw", B, holding(b"new"), ROOM)
     assert store.displaced(A, "raw", B)
     assert store.path(A, "raw").read_bytes() == b"new"
     assert store.path(B, "raw").read_bytes() == b"old"
     store.undo_displace(A, "raw", B)
     assert store.path(B, "raw").read_bytes() == b"old"
-
-
-def test_supersede(store: DirectoryStore) -> None:
-    add(store, A, b"leaf")
-    add(store, B, b"merged")
-    before = store.fingerprint(A, "raw")
-    store.supersede(A, "raw", B)
-    assert store.path(A, "raw").read_bytes() == b"merged"
-    assert not store.path(B, "raw").exists()
-    assert store.fingerprint(A, "raw") != before
 
 
 def test_fingerprint_changes_with_a_write(store: DirectoryStore) -> None:
@@ -122,16 +78,6 @@ def test_fingerprint_changes_with_a_write(store: DirectoryStore) -> None:
     assert store.fingerprint(A, "raw") == before
     os.utime(store.path(A, "raw"), ns=(0, 1))
     assert store.fingerprint(A, "raw") != before
-
-
-def test_records(store: DirectoryStore) -> None:
-    assert store.records() == {}
-    store.remove_record("journal-a")
-    store.write_record("journal-a", b"1")
-    store.write_record("journal-a", b"2")
-    assert store.records() == {"journal-a": b"2"}
-    store.remove_record("journal-a")
-    assert store.records() == {}
 
 
 def test_another_folder_in_its_place_is_refused(store: DirectoryStore) -> None:
