@@ -60,7 +60,7 @@ def remember(repository: Repository) -> None:
 
 
 def is_remembered(repository: Repository) -> bool:
-    """Whether the storage remembers what the pool says. Raises `SmError`."""
+    """Whether the storage remembers what the pool says. Raises `SmError` or OSError."""
     return repository.store.is_described(_catalogue(repository), _keep(repository))
 
 

@@ -94,8 +94,8 @@ def _names(repository: Repository) -> str | None:
     """What is wrong with the names that the storage remembers."""
     try:
         same = catalogue.is_remembered(repository)
-    except SmError as error:
-        return error.detail
+    except (SmError, OSError) as error:
+        return error.detail if isinstance(error, SmError) else str(error)
     return None if same else "they are not those of the pool, or damaged"
 
 

@@ -84,7 +84,8 @@ def read(raw: bytes) -> tuple[About, Catalogue]:
 def following(raw: bytes, about: About, catalogue: Catalogue, keep: Keep) -> bytes:
     """The bytes in use for `catalogue` to count, where `raw` is in use now, or nothing.
 
-    Disks stay where they are. Raises ValueError where there is more to say than a volume may hold.
+    Disks stay where they are, and no two share a place in one change: half way, the name of one
+    could be read as that of the other. Raises ValueError where there is more to say than fits.
     """
     left = {uuid: disk for uuid, disk in catalogue.disks.items() if re.fullmatch(UUID, uuid)}
     pairs: list[bytes] = []
@@ -97,8 +98,9 @@ def following(raw: bytes, about: About, catalogue: Catalogue, keep: Keep) -> byt
         elif uuid is not None and uuid not in seen and keep(uuid):
             pairs.append(pair)
         else:
-            free.append(index)
-            pairs.append(mgt_text.no_disk(_named(pair)))
+            pairs.append(mgt_text.no_disk(pair[:SECTOR], _named(pair)))
+            if uuid is None:
+                free.append(index)
         if uuid is not None:
             seen.add(uuid)
     for disk in left.values():

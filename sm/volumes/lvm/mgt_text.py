@@ -28,6 +28,10 @@ _ANY_PROLOG = re.compile(r"\A\s*<\?xml[^>]*\?>")
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"})
 _UUID = re.compile(UUID)
+_WORDS: Final = "(?:[^<&]|&(?:amp|lt|gt|#13);)*"
+_SOUND = re.compile(
+    f"<vdi><name_label>{_WORDS}</name_label><name_description>{_WORDS}</name_description> *"
+)
 
 
 def legal(text: str) -> str:
@@ -77,10 +81,23 @@ def about_disk(disk: Described) -> bytes:
     return _sector(first) + _sector(_second(disk, deleted=False))
 
 
-def no_disk(uuid: str) -> bytes:
-    """The two sectors that a disk leaves to others when it is deleted."""
-    first = "<vdi><name_label></name_label><name_description></name_description>"
-    return _sector(first) + _sector(_second(Described(uuid), deleted=True))
+def no_disk(first: bytes, uuid: str) -> bytes:
+    """The two sectors that a disk leaves to others when it is deleted.
+
+    `first` is the first of them as it is: it stays if it can, so that only one sector changes.
+    """
+    if not _is_sound(first):
+        first = _sector("<vdi><name_label></name_label><name_description></name_description>")
+    return first + _sector(_second(Described(uuid), deleted=True))
+
+
+def _is_sound(first: bytes) -> bool:
+    """Whether the first sector of a disk has a name and a description that are XML."""
+    try:
+        text = first.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return bool(_SOUND.fullmatch(text)) and not _ILLEGAL.search(text)
 
 
 def read_sr(sectors: bytes) -> Mapping[str, str]:
