@@ -64,8 +64,8 @@ def is_remembered(repository: Repository) -> bool:
     return repository.store.is_described(_catalogue(repository), _keep(repository))
 
 
-def recall(repository: Repository) -> Mapping[str, Described]:
-    """What the storage remembers of its disks; nothing where that cannot be read.
+def recall(repository: Repository) -> Catalogue:
+    """What the storage remembers of its names; nothing where that cannot be read.
 
     Texts are made such that every pool takes them.
     """
@@ -73,8 +73,12 @@ def recall(repository: Repository) -> Mapping[str, Described]:
         found = repository.store.descriptions()
     except (SmError, OSError) as error:
         log.warning("the names of the disks of SR %s are lost: %s", repository.uuid, error)
-        return {}
-    return {uuid: _clean(disk) for uuid, disk in found.disks.items()}
+        return Catalogue()
+    return Catalogue(
+        _text(found.name_label),
+        _text(found.name_description),
+        {uuid: _clean(disk) for uuid, disk in found.disks.items()},
+    )
 
 
 def new_record(

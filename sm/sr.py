@@ -204,7 +204,7 @@ def _introduce(repository: Repository, nodes: Sequence[Node]) -> None:
     """Give records to images, with the names that the storage remembers."""
     if not nodes:
         return
-    known = catalogue.recall(repository)
+    known = catalogue.recall(repository).disks
     new = {node.uuid: node for node in nodes}
     refs = {uuid: record.ref for uuid, record in repository.vdis().items()}
     # A snapshot names its original by reference, and a record is written once and whole.

@@ -220,7 +220,7 @@ def introduce(
     node = require_leaf(repository, location)
     if location in repository.vdis():
         raise VdiExists(f"{location} is known already")
-    known = catalogue.recall(repository).get(location)
+    known = catalogue.recall(repository).disks.get(location)
     refs = {uuid_: record.ref for uuid_, record in repository.vdis().items()}
     record = catalogue.new_record(repository, node, known, refs)
     merged = {**keys.without_marks(sm_config), **record.sm_config}

@@ -16,7 +16,7 @@ from sm import catalogue
 from sm.cli.admin import open_admin
 from sm.errors import SmError
 from sm.pool.base import NULL_REF, VdiRecord
-from sm.volumes.described import Described
+from sm.volumes.described import Catalogue, Described
 from tests.support.site import Site
 
 FILE = Path(".sm") / "catalogue.json"
@@ -44,6 +44,16 @@ def request(site: Site, sr: str, command: str, vdi: str | None = None) -> None:
         else:
             admin.call_vdi(command, vdi)
         admin.pool.close()
+
+
+def test_an_sr_that_is_given_no_name_has_the_one_it_had(site: Site, sr: str) -> None:
+    other = elsewhere(site, sr)
+    assert other.sm("sr", "show", sr)["name"] == "store"
+    location = f"location={site.folder / 'store'}"
+    third = Site(site.folder / "third")
+    third.folder.mkdir()
+    third.sm("sr", "introduce", "--device-config", location, "--name", "new")
+    assert third.sm("sr", "show", sr)["name"] == "new"
 
 
 def elsewhere(site: Site, sr: str, name: str = "other") -> Site:
@@ -231,7 +241,7 @@ def test_originals_come_first() -> None:
 def test_a_storage_that_cannot_tell_is_like_one_that_knows_nothing(site: Site, sr: str) -> None:
     repository = site.repository(sr)
     shutil.rmtree(site.folder / "store")
-    assert catalogue.recall(repository) == {}
+    assert catalogue.recall(repository) == Catalogue()
     catalogue.remember(repository)
     with pytest.raises(SmError):
         catalogue.is_remembered(replace(repository))
