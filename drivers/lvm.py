@@ -21,6 +21,7 @@ from sm.uuids import require_uuid
 from sm.volumes.described import Catalogue
 from sm.volumes.lvm import making, opening
 from sm.volumes.lvm.commands import Lvm
+from sm.volumes.lvm.group import Group
 from sm.volumes.lvm.name_volume import NameVolume
 from sm.volumes.lvm.names import GROUP_PREFIX, group_name
 from sm.volumes.lvm.sizes import Allocation
@@ -116,7 +117,7 @@ class LvmSr(SrDriver):
             raise SrUnavailable(
                 f"{name} is on {len(now.devices)} devices, {len(devices)} are given"
             )
-        allocation = making.allocation_of(group) or _allocation(device_config)
+        allocation = making.allocation_of(group) or _allocation_elsewhere(group, device_config)
         place = opening.place_of(name, devices, allocation)
         return self.attachments.describe(sr_uuid, self.info.sr_type, "lvm", place)
 
@@ -144,6 +145,19 @@ def _allocation(device_config: Mapping[str, str]) -> Allocation:
         return Allocation(value)
     except ValueError as error:
         raise InvalidArgument(f"{ALLOCATION} is {value!r}, neither thick nor thin") from error
+
+
+def _allocation_elsewhere(group: Group, device_config: Mapping[str, str]) -> Allocation:
+    """How the SR of another manager allocates: as its record says, else its volume group."""
+    if not given.text(device_config, ALLOCATION):
+        try:
+            found = NameVolume(group).read()
+        except SmError as error:
+            log.warning("%s: %s", group.name, error)
+            found = None
+        if found is not None and found[0].allocation in set(Allocation):
+            return Allocation(found[0].allocation)
+    return _allocation(device_config)
 
 
 def main() -> None:

@@ -12,14 +12,16 @@ import pytest
 from lxml import etree
 
 from sm import config
+from sm.attachment import Attachments
 from sm.cli.admin import Admin, open_admin
 from sm.pool.base import VdiRecord
 from sm.volumes.described import Catalogue, Described
 from sm.volumes.lvm import opening
 from sm.volumes.lvm.blocks import write_blocks
 from sm.volumes.lvm.group import Group
+from sm.volumes.lvm.making import ALLOCATION_TAG
 from sm.volumes.lvm.name_volume import NameVolume
-from sm.volumes.lvm.names import NAMES, group_name
+from sm.volumes.lvm.names import NAMES, RECORDS, group_name
 from sm.volumes.lvm.sizes import Allocation
 from tests.lvm.conftest import MIB
 from tests.support.lvm.loop import attached
@@ -168,13 +170,30 @@ def test_an_existing_installation_is_taken_over_with_its_names(scene: Scene) -> 
         (first("theirs"), second(scene.disk)),
         (first("their snapshot"), second(scene.snapshot, snapshot=1, snapshot_of=scene.disk)),
     )
+    raw = raw.replace(b"<allocation>thick</allocation>", b"<allocation>thin</allocation> ")
     path = scene.volume
     write_blocks(path, 4 * MIB - 4096, bytes(4096))
     write_blocks(path, 0, raw.ljust(-(-len(raw) // 4096) * 4096))
+    scene.group.remove(RECORDS)
+    scene.group.change("vgchange", "--deltag", f"{ALLOCATION_TAG}thick", scene.group.name)
     scene.move("third")
     found = scene.records()
     assert found[scene.disk].name_label == "theirs"
     assert found[scene.snapshot].snapshot_of == found[scene.disk].ref
+    assert scene.healthy()
+    attachment = Attachments(scene.site.repository(scene.sr).settings.run / "attached")
+    assert attachment.require(scene.sr).place["allocation"] == "thin"
+    scene.site.delete(scene.site.snapshot(scene.disk))
+    assert scene.healthy()
+
+
+def test_names_that_are_lost_cost_nothing_else(scene: Scene) -> None:
+    disks = {each for each, record in scene.records().items() if record.managed}
+    write_blocks(scene.volume, 0, os.urandom(4096))
+    scene.move("fourth")
+    found = scene.records()
+    assert {each for each, record in found.items() if record.managed} == disks
+    assert found[scene.disk].name_label == ""
     assert scene.healthy()
 
 

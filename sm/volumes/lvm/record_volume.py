@@ -49,6 +49,7 @@ class RecordVolume:
                 offset, raw = records.following(copy, kept)
             except ValueError as error:
                 raise SrNoSpace(str(error)) from error
+            self.make()
             self._group.prepare([RECORDS])
             write_blocks(self._group.path(RECORDS), offset, raw)
 

@@ -233,7 +233,9 @@ CHANGES = {
 def test_a_crash_at_any_sector_is_noticed_and_mended(change: str) -> None:
     """Each disk has its name of before or of now, and what comes next writes what is missing."""
     names, new = {**OLD, **CHANGES[change]}, CHANGES[change]
-    before = bytearray(64 << 10)
+    # Behind what is in use lies what others have left there.
+    stale = (first("stale"), second(str(uuid.UUID(int=50))))
+    before = bytearray(of_others(*[stale] * 62))
     raw = mgt.following(b"", ABOUT, _catalogue(OLD), nothing)
     for offset, block in mgt.writes(b"", raw, len(before)):
         before[offset : offset + len(block)] = block
