@@ -198,7 +198,9 @@ def _volume(
             segments = None
         elif segments is not None:
             device, data_start = devices[str(part["stripes"][0])]
-            place = data_start + config_text.number({"extent": part["stripes"][1]}, "extent") * extent
+            place = (
+                data_start + config_text.number({"extent": part["stripes"][1]}, "extent") * extent
+            )
             segments.append(Segment(start, length, device, place))
     return LogicalVolume(
         name,
