@@ -90,9 +90,7 @@ class ImageInfo:
     """What the headers of one image say. Sizes in bytes.
 
     `virtual_size`: the disk as the guest sees it. `block_size`: unit of allocation.
-    `used_size`: up to where the file or volume is in use, so that a volume may be cut there;
-    None where only a scan of the tables can tell. `marks`: what its writer noted against it
-    (`dirty`, `corrupt`), empty when all is well.
+    `marks`: what its writer noted against it (`dirty`, `corrupt`), empty when all is well.
     """
 
     path: Path
@@ -101,7 +99,6 @@ class ImageInfo:
     block_size: int
     hidden: bool
     parent: ParentLink | None
-    used_size: int | None = None
     marks: tuple[str, ...] = ()
 
 
@@ -227,6 +224,26 @@ class ImageFormat(ABC):
     @abstractmethod
     def full_size(self, virtual_size: int) -> int:
         """How large a volume must be for an image of `virtual_size` that is fully written."""
+
+    @abstractmethod
+    def empty_size(self, virtual_size: int) -> int:
+        """How large a volume must be for an image of `virtual_size` that holds nothing."""
+
+    @abstractmethod
+    def used_size(self, path: Path) -> int:
+        """Up to where the file or volume is in use, in bytes: a volume may be cut there, see `fit`.
+
+        Right for an image whose check finds no corruption, and that nobody else writes to.
+        """
+
+    def fit(self, path: Path, size: int) -> None:
+        """Make the image ready for its volume to be `size` bytes long, durably.
+
+        Called before the volume is cut, with no less than `used_size`, and after it was extended,
+        with its new size; what was added to it may hold anything. For a format whose images do not
+        care where their volume ends, which is most, nothing is to do.
+        """
+        del path, size
 
     @abstractmethod
     def measure(self, virtual_size: int, data: Extents) -> Measure:

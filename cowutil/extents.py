@@ -58,6 +58,14 @@ class Extents:
         return cls(starts[first], reach[last])
 
     @classmethod
+    def any_of(cls, sets: Iterable[Extents]) -> Extents:
+        """The bytes of any of the sets, which are taken one by one."""
+        found = cls.of(())
+        for each in sets:
+            found = found.union(each)
+        return found
+
+    @classmethod
     def from_bitmap(cls, bits: npt.NDArray[np.bool_], unit: int) -> Extents:
         """Build from one boolean for each `unit` bytes of the disk."""
         return cls.from_bits(np.packbits(bits), unit, len(bits) * unit)

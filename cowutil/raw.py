@@ -138,7 +138,6 @@ class RawFormat(ImageFormat):
             block_size=SECTOR,
             hidden=False,
             parent=None,
-            used_size=size,
         )
 
     def allocated_extents(self, path: Path) -> Extents:
@@ -157,6 +156,14 @@ class RawFormat(ImageFormat):
     def full_size(self, virtual_size: int) -> int:
         """The virtual size itself."""
         return virtual_size
+
+    def empty_size(self, virtual_size: int) -> int:
+        """The virtual size itself: all of it is guest data."""
+        return virtual_size
+
+    def used_size(self, path: Path) -> int:
+        """The whole file or volume."""
+        return self.info(path).virtual_size
 
     def measure(self, virtual_size: int, data: Extents) -> Measure:
         """The virtual size, with any data; in a file all else is holes."""

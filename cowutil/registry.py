@@ -20,6 +20,10 @@ CLIENT_NAMES: Mapping[str, str] = {"raw": "aio"}
 """What clients of SMAPI call a format in `vdi_type`, where that is another name."""
 
 
+VOLUME_PREFIXES: Mapping[str, str] = {"qcow2": "QCOW2", "vhd": "VHD", "raw": "LV"}
+"""How the names of logical volumes with images of a format begin."""
+
+
 class QemuDriver(NamedTuple):
     """What qemu calls a format, and whether an image of it may have a backing image."""
 

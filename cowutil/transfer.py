@@ -112,9 +112,9 @@ def _step(work: Work, steps: Steps, released: int, reached: int) -> int:
 
 def _prove(work: Work, start: int, end: int) -> None:
     """See from its tables that the target holds all that is about to be let go of."""
-    held = Extents.of(())
-    for source in work.sources:
-        held = held.union(source.map_window(start, min(end, source.virtual_size)).extents())
+    held = Extents.any_of(
+        source.map_window(start, min(end, source.virtual_size)).extents() for source in work.sources
+    )
     missing = held.clip(start, end).minus(work.proof(start, end))
     if len(missing):
         raise ImageError(

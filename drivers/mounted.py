@@ -43,5 +43,5 @@ class MountedSr(SrDriver):
 
     def detach(self, attachment: Attachment) -> None:
         """Unmount; refused while anything uses a file there."""
-        mounts.unmount(Path(attachment.path), self.unmount_error)
+        mounts.unmount(Path(attachment.place["path"]), self.unmount_error)
         self.unmounted(attachment.sr_uuid)

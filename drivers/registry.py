@@ -10,6 +10,7 @@ from sm.sr import SrDriver
 
 DRIVERS: Mapping[str, str] = {
     "file": "sm.drivers.file:FileSr",
+    "lvm": "sm.drivers.lvm:LvmSr",
     "nfs": "sm.drivers.nfs:NfsSr",
     "ext": "sm.drivers.ext:ExtSr",
 }

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from sm.cowutil.base import Progress, no_progress
-from sm.gc.decision import Decision, decide
-from sm.gc.merge import Done
-from sm.gc.planner import Plan, Waiting
-from sm.gc.worker import Mode, Setting, Worker
+from sm.gc.merges.merge import Done
+from sm.gc.plan.decision import Decision, decide
+from sm.gc.plan.planner import Plan, Waiting
+from sm.gc.service.worker import Mode, Setting, Worker
 from sm.repository import Repository
 
 
@@ -25,7 +25,7 @@ class Step:
 class Collector:
     """Works on one SR. `progress` hears of bytes copied and to copy, by all copies together.
 
-    `crash`: see `sm.gc.worker.Setting`.
+    `crash`: see `sm.gc.service.worker.Setting`.
     """
 
     def __init__(

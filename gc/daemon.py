@@ -1,7 +1,7 @@
 """`sm-gc`: collects the SRs of this host, or one SR, once or until told to stop.
 
-Without `--sr` it looks after one worker for each SR (`sm.gc.supervisor`), which is this program
-again with `--sr`.
+Without `--sr` it looks after one worker for each SR (`sm.gc.service.supervisor`), which is this
+program again with `--sr`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sm.attachment import Attachments
 from sm.config import Settings
 from sm.errors import LockFailed, SmError
 from sm.gc.collector import Collector
-from sm.gc.conditions import Leave, LetGo
-from sm.gc.supervisor import Supervisor
-from sm.gc.worker import Mode, Setting, Worker
+from sm.gc.service.conditions import Leave, LetGo
+from sm.gc.service.supervisor import Supervisor
+from sm.gc.service.worker import Mode, Setting, Worker
 from sm.hold import holder
 from sm.pool.base import Pool
 from sm.pool.open import open_pool
@@ -85,7 +85,7 @@ def _figures(settings: Settings) -> Iterator[None]:
         yield
         return
     # Slow to import, and only this one process needs it.
-    from sm.gc.exporter import Address, serve  # noqa: PLC0415
+    from sm.gc.views.exporter import Address, serve  # noqa: PLC0415
 
     with serve(settings, Address.parse(settings.gc_metrics_listen)) as address:
         logger.info("figures for Prometheus at %s", address)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from sm.gc import coalesce, leaf, pull, switching
+from sm.gc.leaf_in_use import switching
+from sm.gc.merges import coalesce, leaf, pull
 from sm.journal import Entry
 from sm.repository import Repository
 

@@ -92,7 +92,7 @@ def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
     disk = Disk(repository.uuid, vdi_uuid)
     forest = repository.look(OPERATION).forest
     check_usable(forest, vdi_uuid)
-    chain = [repository.image(node) for node in forest.chain(vdi_uuid)]
+    chain = repository.images(forest.chain(vdi_uuid))
     datapaths, links = Datapaths(repository.settings), Links(repository.settings)
     path = links.prepare_file(disk) if repository.settings.expose == "fuse" else None
     endpoint = datapaths.for_chain(chain).open(disk, chain, read_only=not writable, path=path)

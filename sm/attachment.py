@@ -7,32 +7,36 @@ here and need not know the driver. True until the host boots again.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sm import durable
+from sm.config import Settings
+from sm.cowutil.registry import Formats
 from sm.errors import SrUnavailable
 from sm.owner import boot_id
 from sm.volumes.base import VolumeStore
+from sm.volumes.registry import open_store
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One attached SR. `store` is the kind of volume store, `path` and `identity` its place."""
+    """One attached SR. `store` is the kind of volume store, `place` what that needs to be opened.
+
+    All of `place` can be said in JSON.
+    """
 
     sr_uuid: str
     sr_type: str
     store: str
-    path: str
-    identity: tuple[int, int]
+    place: Mapping[str, Any]
     boot: str
 
-    def open_store(self, formats: Collection[str]) -> VolumeStore:
+    def open_store(self, formats: Formats, settings: Settings) -> VolumeStore:
         """The volume store; raises `SrUnavailable` when it is no longer what was attached."""
-        from sm.volumes.directory import DirectoryStore  # noqa: PLC0415 - only the kind in use
-
-        store = DirectoryStore(Path(self.path), self.identity, formats)
+        store = open_store(self.store, self.place, formats, settings)
         store.require_present()
         return store
 
@@ -45,9 +49,15 @@ class Attachments:
 
     def directory(self, sr_uuid: str, sr_type: str, path: Path) -> Attachment:
         """Describe an SR whose images are files in `path`."""
-        from sm.volumes.directory import identity  # noqa: PLC0415 - only the kind in use
+        from sm.volumes.directory import place_of  # noqa: PLC0415 - only the kind in use
 
-        return Attachment(sr_uuid, sr_type, "directory", str(path), identity(path), boot_id())
+        return self.describe(sr_uuid, sr_type, "directory", place_of(path))
+
+    def describe(
+        self, sr_uuid: str, sr_type: str, store: str, place: Mapping[str, Any]
+    ) -> Attachment:
+        """Describe an SR that is reachable on this host from now until it boots again."""
+        return Attachment(sr_uuid, sr_type, store, place, boot_id())
 
     def find(self, sr_uuid: str) -> Attachment | None:
         """The attachment of an SR, if there is one since the last boot."""
@@ -55,7 +65,6 @@ class Attachments:
             content = json.loads(self._path(sr_uuid).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        content["identity"] = tuple(content["identity"])
         found = Attachment(**content)
         return found if found.boot == boot_id() else None
 

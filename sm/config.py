@@ -143,7 +143,7 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         host_uuid=options.get("host_uuid") or _host_uuid(root / "host_uuid", kind, inventory),
         host_name=options.get("host_name", socket.gethostname()),
         preferred_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
-        lock_seconds=float(options.get("lock_seconds", "60")),
+        lock_seconds=_number(options, "lock_seconds", 60.0, 0.0),
         log_target=options.get("log", "file"),
         datapath=_one_of(options, "datapath", "auto", "tapdisk", "own"),
         tapdisk=options.get("tapdisk", "tapdisk"),
@@ -158,19 +158,21 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         gc_parallel=int(_number(options, "gc_parallel", 2.0, 1.0)),
         gc_hang_seconds=_number(options, "gc_hang_seconds", 180.0, 1.0),
         gc_metrics_listen=options.get("gc_metrics_listen", ""),
-        pause_seconds=_seconds(options, "pause_seconds", "2"),
+        pause_seconds=_number(options, "pause_seconds", 2.0, 0.0, more=True),
     )
 
 
-def _number(options: Mapping[str, str], name: str, default: float, least: float) -> float:
-    """An option that is a number."""
-    try:
-        value = float(options.get(name, default))
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise InvalidArgument(f"sm.conf: {name} is a number from {least:g} on")
-    return value
+def _number(
+    options: Mapping[str, str], name: str, default: float, least: float, *, more: bool = False
+) -> float:
+    """An option that is a finite number: `least`, or more; with `more` only that."""
+    given = options.get(name, default)
+    with suppress(ValueError):
+        value = float(given)
+        if least <= value < math.inf and not (more and value == least):
+            return value
+    bounds = f"above {least:g}" if more else f"from {least:g} on"
+    raise InvalidArgument(f"sm.conf: {name} is a number {bounds}, not {given!r}")
 
 
 def _one_of(options: Mapping[str, str], name: str, *values: str) -> str:
@@ -179,15 +181,6 @@ def _one_of(options: Mapping[str, str], name: str, *values: str) -> str:
     if value not in values:
         raise InvalidArgument(f"sm.conf: {name} is one of {', '.join(values)}, not {value!r}")
     return value
-
-
-def _seconds(options: Mapping[str, str], name: str, default: str) -> float:
-    """A time that is more than nothing."""
-    value = options.get(name, default)
-    with suppress(ValueError):
-        if 0 < float(value) < math.inf:
-            return float(value)
-    raise InvalidArgument(f"sm.conf: {name} is a number of seconds above 0, not {value!r}")
 
 
 def _place(value: str) -> Path | str:

@@ -14,7 +14,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sm.cowutil.base import ToolResult
@@ -28,6 +28,8 @@ INSPECT_ADDRESS_SPACE = 1 << 30
 
 WORK_ADDRESS_SPACE = 4 << 30
 """For tools that move data; qemu-img needs far less, a runaway far more."""
+
+EMPTY: Mapping[str, str] = {}
 
 POLL_SECONDS = 0.2
 TERM_GRACE_SECONDS = 5.0
@@ -54,10 +56,12 @@ def run(
     inspect: bool = False,
     watch: Callable[[str], None] | None = None,
     limited: bool = True,
+    environment: Mapping[str, str] = EMPTY,
 ) -> ToolResult:
     """Run `argv` to its end; see `sm.cowutil.base.ToolRunner` for the arguments.
 
-    Without `limited` it gets no limit on memory: for a tool that leaves a daemon behind.
+    Without `limited` it gets no limit on memory: for a tool that leaves a daemon behind. What
+    `environment` says is added to our own.
 
     Raises `ToolFailed` when it cannot be started, exceeds `timeout` seconds, or ends with a status
     outside `accept`. Whatever `watch` raises ends the child and is passed on.
@@ -72,7 +76,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "LC_ALL": "C.UTF-8", **environment},
         )
     except OSError as error:
         raise ToolFailed(command, f"cannot be started: {error.strerror}") from error

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sm.pool.base import NewVdi, Pool
-from sm.records import Update, sm_config_of
+from sm.pool.base import NewVdi, Pool, VdiRecord
+from sm.records import Update, difference, sm_config_of
 from sm.repository import Repository
 from sm.tree import Node
 from sm.volumes.base import Make
@@ -28,11 +28,19 @@ def publish(repository: Repository, node: Node, record: NewVdi, make: Make) -> N
         introduced.append(pool.introduce_vdi(complete))
 
     try:
-        repository.store.create(node.uuid, node.format, make, introduce)
+        room = repository.room(node.format, node.virtual_size, written=not record.is_a_snapshot)
+        repository.store.create(node.uuid, node.format, make, introduce, room)
     except BaseException:
         for ref in introduced:
             pool.forget_vdi(ref)
         raise
+
+
+def bring_up_to_date(pool: Pool, node: Node, record: VdiRecord) -> None:
+    """Make a record say what its image says, where it does not."""
+    update = difference(node, record)
+    if update is not None:
+        apply_update(pool, update)
 
 
 def apply_update(pool: Pool, update: Update) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 from sm import keys, process
@@ -22,7 +23,7 @@ from sm.locks import Locks
 from sm.pool.base import Pool, SrRecord, VdiRecord
 from sm.scan import Scan, scan
 from sm.tree import Node
-from sm.volumes.base import VolumeStore
+from sm.volumes.base import Room, VolumeStore
 
 COLLECTOR_OPERATIONS = frozenset({"coalesce", "leaf-coalesce", "active-leaf-coalesce", "pull"})
 """Journal entries that only the collector may finish."""
@@ -53,7 +54,8 @@ class Repository:
     ) -> Self:
         """Open an SR; raises `SrUnavailable` when it is not attached here."""
         formats = Formats(process.run)
-        store = Attachments(settings.run / "attached").require(sr_uuid).open_store(formats.names)
+        attachment = Attachments(settings.run / "attached").require(sr_uuid)
+        store = attachment.open_store(formats, settings)
         return cls(
             sr_uuid,
             settings,
@@ -98,8 +100,24 @@ class Repository:
         return {record.uuid: record for record in self.pool.vdis(self.record.ref)}
 
     def image(self, node: Node) -> ImageRef:
-        """Where the image of a node is, and its format."""
-        return ImageRef(self.store.path(node.uuid, node.format), node.format)
+        """The image of a node, to be read or written by its path."""
+        return self.images([node])[0]
+
+    def images(self, nodes: Sequence[Node]) -> list[ImageRef]:
+        """The images of some nodes, such as a chain, to be read or written by their paths."""
+        self.store.prepare([(node.uuid, node.format) for node in nodes])
+        return [ImageRef(self.store.path(node.uuid, node.format), node.format) for node in nodes]
+
+    def path(self, uuid: str, image_format: str) -> Path:
+        """The path of a volume, to be read or written by it."""
+        self.store.prepare([(uuid, image_format)])
+        return self.store.path(uuid, image_format)
+
+    def room(self, image_format: str, virtual_size: int, *, written: bool) -> Room:
+        """What a new, empty image needs of its volume; `written`: somebody will write to it."""
+        image = self.formats.get(image_format)
+        empty = image.empty_size(virtual_size)
+        return Room(empty, image.full_size(virtual_size) if written else empty)
 
     def held(self) -> dict[str, str]:
         """UUID of each image that unfinished work is about, and which work."""

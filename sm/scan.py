@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sm.cowutil.base import CowUtil, ImageInfo
 from sm.cowutil.errors import ImageError
@@ -29,25 +30,28 @@ def scan(store: VolumeStore, formats: Formats) -> Scan:
     nodes: dict[str, Node] = {}
     infos: dict[str, ImageInfo] = {}
     volumes: dict[str, Volume] = {}
-    for volume in listing.volumes:
+    for volume, path in store.headers(listing.volumes):
         if volume.uuid in nodes:
             nodes[volume.uuid] = _twice(nodes[volume.uuid], volume)
             continue
         volumes[volume.uuid] = volume
         try:
-            info = formats.get(volume.format).info(volume.path)
+            info = replace(formats.get(volume.format).info(path), path=volume.path)
         except (ImageError, OSError) as error:
             nodes[volume.uuid] = Node(
                 volume.uuid,
                 volume.format,
                 used=volume.used,
-                problem=str(error),
+                problem=str(error).replace(str(path), str(volume.path)),
                 parent_known=not isinstance(formats.get(volume.format), CowUtil),
             )
             continue
         infos[volume.uuid] = info
         nodes[volume.uuid] = _node(store, volume, info)
-    references = [_reference(store, formats, stranger) for stranger in listing.strangers]
+    references = [
+        _reference(store, formats, stranger, path)
+        for stranger, path in store.headers(listing.strangers)
+    ]
     forest = Forest(nodes.values(), references, parent_formats(formats))
     return Scan(forest, volumes, infos)
 
@@ -78,7 +82,7 @@ def _node(store: VolumeStore, volume: Volume, info: ImageInfo) -> Node:
         volume.uuid,
         volume.format,
         parent=parent,
-        hidden=info.hidden,
+        hidden=info.hidden or volume.hidden,
         virtual_size=info.virtual_size,
         used=volume.used,
         problem=problem,
@@ -96,9 +100,10 @@ def _twice(node: Node, volume: Volume) -> Node:
     )
 
 
-def _reference(store: VolumeStore, formats: Formats, stranger: Stranger) -> Reference:
+def _reference(store: VolumeStore, formats: Formats, stranger: Stranger, path: Path) -> Reference:
+    """What a stranger needs; `path`: where its headers can be read."""
     try:
-        info = formats.get(stranger.format).info(stranger.path)
+        info = formats.get(stranger.format).info(path)
     except (ImageError, OSError):
         return Reference(stranger.name, stranger.format, None, parent_known=False)
     if info.parent is None:

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sm import activation, claims, keys, users
-from sm.cowutil.base import CowUtil
+from sm.cowutil.base import CowUtil, ImageRef
 from sm.errors import (
     Busy,
     RecordMissing,
@@ -248,12 +248,14 @@ def _open_entry(repository: Repository, leaf: Node, base: Node, copy: str | None
 
 def _displace(repository: Repository, cow: CowUtil, leaf: Node, base: Node) -> bool:
     """Give the leaf's image to `base`, under a new leaf; whether that is served by anybody."""
-    below = repository.image(base)
+    # The base gets its name in the middle of this.
+    below = ImageRef(repository.store.path(base.uuid, base.format), base.format)
     repository.store.displace(
         leaf.uuid,
         leaf.format,
         base.uuid,
         lambda path: cow.snapshot(path, below, leaf.virtual_size),
+        repository.room(leaf.format, leaf.virtual_size, written=True),
     )
     return _follow(repository, leaf.uuid)
 
@@ -298,7 +300,7 @@ def _finish(repository: Repository, entry: Entry, served: bool | None = None) ->
     """
     leaf, image_format = entry.key, entry.data["format"]
     base, copy = entry.data["base"], entry.data["copy"]
-    copied = copy is not None and repository.store.path(copy, image_format).exists()
+    copied = copy is not None and repository.store.exists(copy, image_format)
     if repository.store.displaced(leaf, image_format, base):
         cow = repository.formats.cow(image_format)
         if served is None:
@@ -310,9 +312,12 @@ def _finish(repository: Repository, entry: Entry, served: bool | None = None) ->
             repository.store.supersede(leaf, image_format, base)
         else:
             repository.journal.observe("snapshot: set hidden")
-            cow.set_hidden(repository.store.path(base, image_format), True)
+            with repository.store.writing(base, image_format):
+                cow.set_hidden(repository.path(base, image_format), True)
             if served:
                 _follow(repository, leaf)
+            # Whoever served the leaf has closed the base, which is complete and only read now.
+            repository.store.trim(base, image_format)
             _record_base(repository, leaf, base)
     else:
         repository.store.undo_displace(leaf, image_format, base)
@@ -321,7 +326,7 @@ def _finish(repository: Repository, entry: Entry, served: bool | None = None) ->
 
 
 def _is_empty(repository: Repository, cow: CowUtil, leaf: str) -> bool:
-    return cow.allocated_size(repository.store.path(leaf, cow.name)) == 0
+    return cow.allocated_size(repository.path(leaf, cow.name)) == 0
 
 
 def _follow(repository: Repository, leaf: str) -> bool:

@@ -27,8 +27,8 @@ from sm.errors import (
     VdiUnavailable,
 )
 from sm.pool.base import NULL_REF, NewVdi
-from sm.publish import apply_update, publish
-from sm.records import difference, sm_config_of
+from sm.publish import bring_up_to_date, publish
+from sm.records import sm_config_of
 from sm.repository import Repository
 from sm.tree import Node
 from sm.uuids import require_uuid
@@ -99,7 +99,7 @@ def create(repository: Repository, wanted: Wanted, preferred: Sequence[str]) -> 
     new_uuid = wanted.uuid or str(uuid.uuid4())
     require_uuid(new_uuid)
     for other in formats.names:
-        if repository.store.path(new_uuid, other).exists():
+        if repository.store.exists(new_uuid, other):
             raise VdiExists(f"{new_uuid} exists as a {other} image")
     node = Node(new_uuid, name, virtual_size=size)
     record = NewVdi(
@@ -209,9 +209,7 @@ def refresh(repository: Repository, vdi_uuid: str) -> None:
     record = repository.vdi(vdi_uuid)
     if vdi_uuid not in forest or forest[vdi_uuid].problem:
         raise VdiUnavailable(f"{vdi_uuid}: its image is missing or cannot be read")
-    update = difference(forest[vdi_uuid], record)
-    if update is not None:
-        apply_update(repository.pool, update)
+    bring_up_to_date(repository.pool, forest[vdi_uuid], record)
 
 
 def introduce(

@@ -28,7 +28,7 @@ MEMBERS = (
     "sm/cowutil/vhd/util.py",
     "sm/cowutil/qcow2/util.py",
     "sm/drivers/file.py",
-    "sm/gc/planner.py",
+    "sm/gc/plan/planner.py",
 )
 
 LIST_MODULES = """

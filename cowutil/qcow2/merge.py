@@ -37,7 +37,7 @@ def merge(
         if size < below:
             advice = f"it has {size} bytes, its parent {below}; grow it first"
             raise ImageUnsupported(member.path, "a disk smaller than its parent's", advice)
-    held = merged_extents(chain[:into])
+    held = Extents.any_of(_held_by(member) for member in chain[:into])
     target = chain[into]
     if sizes[into] < sizes[0]:
         described = tool.graph(chain[into:])
@@ -56,13 +56,10 @@ def merge(
     return copied
 
 
-def merged_extents(members: Sequence[ImageRef]) -> Extents:
-    """Guest bytes that any of these QCOW2 images holds."""
-    held = Extents.of(())
-    for member in members:
-        with Qcow2Layer(member.path) as layer:
-            held = held.union(layer.held())
-    return held
+def _held_by(member: ImageRef) -> Extents:
+    """Guest bytes that a QCOW2 image holds itself."""
+    with Qcow2Layer(member.path) as layer:
+        return layer.held()
 
 
 def _usable_size(member: ImageRef, merged: bool) -> int:
@@ -98,8 +95,7 @@ def _commit(
 def _verify(target: ImageRef, held: Extents) -> None:
     """Prove that the target now holds every byte that the merged images held."""
     if target.format == "qcow2":
-        with Qcow2Layer(target.path) as layer:
-            missing = held.minus(layer.held())
+        missing = held.minus(_held_by(target))
     else:
         with RawLayer(target.path) as raw:
             missing = held.minus(Extents.of([(0, raw.virtual_size)]))

@@ -9,6 +9,13 @@ REFCOUNT_BYTES = 2
 """Refcounts of 16 bits: what `create` makes."""
 
 
+def empty_size(virtual_size: int) -> int:
+    """Bytes of a new image: header, refcount table, one refcount block, L1 table."""
+    cluster = 1 << CLUSTER_BITS
+    tables = -(-virtual_size // (cluster * (cluster // 8)))
+    return (3 + -(-tables * 8 // cluster)) * cluster
+
+
 def full_size(virtual_size: int) -> int:
     """Bytes of the file of a disk of `virtual_size` bytes that is fully written.
 

@@ -52,7 +52,7 @@ class Qcow2Util(CowUtil):
         self._raw = RawFormat(runner)
 
     def info(self, path: Path) -> ImageInfo:
-        """Read the header; errors as for `read_header`. `used_size` is None: only a scan knows."""
+        """Read the header; errors as for `read_header`."""
         header = self._header(path)
         return ImageInfo(
             path=path,
@@ -89,6 +89,10 @@ class Qcow2Util(CowUtil):
     def full_size(self, virtual_size: int) -> int:
         """Size of a fully written image with 64 KiB clusters."""
         return sizing.full_size(virtual_size)
+
+    def empty_size(self, virtual_size: int) -> int:
+        """Header, refcounts and L1 table, as `create` lays them out."""
+        return sizing.empty_size(virtual_size)
 
     def measure(self, virtual_size: int, data: Extents) -> Measure:
         """The length of the streamed image, in clusters of 64 KiB."""

@@ -67,6 +67,11 @@ def full_size(virtual_size: int) -> int:
     return first + entries * BLOCK_ROOM + FOOTER_SIZE
 
 
+def empty_size(virtual_size: int) -> int:
+    """What an image of ours needs when no block is written."""
+    return metadata_end(-(-virtual_size // BLOCK_SIZE)) + FOOTER_SIZE
+
+
 def batmap_checked_bytes(virtual_size: int) -> int:
     """How many bytes of the batmap its checksum covers.
 

@@ -82,7 +82,6 @@ class VhdUtil(CowUtil):
                 headers.sparse.block_size if headers.sparse else headers.footer.current_size,
                 headers.footer.hidden,
                 _parent(file, headers),
-                None if headers.sparse else headers.footer.current_size + FOOTER_SIZE,
             )
 
     def details(self, path: Path) -> Mapping[str, Plain]:
@@ -113,6 +112,24 @@ class VhdUtil(CowUtil):
     def full_size(self, virtual_size: int) -> int:
         """The bytes that a volume needs for the fully written disk; see `layout.full_size`."""
         return layout.full_size(virtual_size)
+
+    def empty_size(self, virtual_size: int) -> int:
+        """Tables with room for larger ones, and both footers."""
+        return layout.empty_size(virtual_size)
+
+    def used_size(self, path: Path) -> int:
+        """The end of the last block or table, with the footer behind it."""
+        from sm.cowutil.vhd.ends import used_size  # noqa: PLC0415 - as in `fit`
+
+        with self._opened(path, Access.READ) as file:
+            return used_size(file)
+
+    def fit(self, path: Path, size: int) -> None:
+        """Put the footer at the end of `size` bytes; see `ends` for crashes."""
+        from sm.cowutil.vhd.ends import fit  # noqa: PLC0415 - tables are read with numpy
+
+        with self._opened(path, Access.WRITE) as file:
+            fit(file, size)
 
     def measure(self, virtual_size: int, data: Extents) -> Measure:
         """The length of the streamed image; the disk is rounded up to whole blocks."""

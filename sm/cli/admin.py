@@ -17,7 +17,7 @@ from sm.cli.resolve import pick
 from sm.config import Settings
 from sm.drivers.registry import driver_class
 from sm.errors import InvalidArgument, SrUnavailable, VdiMissing
-from sm.gc.ledger import Ledger
+from sm.gc.state.ledger import Ledger
 from sm.pool.base import HostRecord, Pool, PoolAdmin, SrRecord, VdiRecord
 from sm.pool.open import open_pool
 from sm.repository import Repository

@@ -10,7 +10,7 @@ from sm.cli.admin import Admin
 from sm.cli.output import table
 from sm.cli.sizes import show_size
 from sm.cli.times import show_seconds, show_time
-from sm.gc.ledger import FinishedJob
+from sm.gc.state.ledger import FinishedJob
 
 COLUMNS = {
     "time": "TIME",

@@ -21,7 +21,7 @@ def metrics(admin: Admin, options: Namespace) -> None:
     until it is interrupted; on this machine only, unless a host is named.
     """
     # prometheus_client takes 60 ms to import, and no other command needs it.
-    from sm.gc import exporter  # noqa: PLC0415
+    from sm.gc.views import exporter  # noqa: PLC0415
 
     if options.output and options.listen:
         raise InvalidArgument("--output and --listen exclude each other")

@@ -12,8 +12,8 @@ from typing import Any
 
 from sm.cli.admin import Admin
 from sm.errors import InvalidArgument
-from sm.gc import switches
-from sm.gc.switches import HOURS, PAUSE_SECONDS, RATE, Hours, Pause
+from sm.gc.state import switches
+from sm.gc.state.switches import HOURS, PAUSE_SECONDS, RATE, Hours, Pause
 from sm.kick import kick_anywhere
 from sm.pool.base import SrRecord
 

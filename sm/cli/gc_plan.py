@@ -11,7 +11,7 @@ from sm.cli.gc_status import in_words, planned
 from sm.cli.sizes import show_size
 from sm.cli.times import show_seconds
 from sm.gc.collector import Collector
-from sm.gc.costs import cost, worst_moment
+from sm.gc.plan.costs import cost, worst_moment
 from sm.repository import Repository
 
 

@@ -12,10 +12,10 @@ from sm.cli.sizes import show_size
 from sm.cowutil.base import Progress
 from sm.errors import LockFailed
 from sm.gc.collector import Collector
-from sm.gc.follow import work_now
-from sm.gc.jobs import RECOVER
-from sm.gc.ledger import FinishedJob, Result
-from sm.gc.merge import Done
+from sm.gc.merges.merge import Done
+from sm.gc.service.jobs import RECOVER
+from sm.gc.state.ledger import FinishedJob, Result
+from sm.gc.views.follow import work_now
 from sm.repository import Repository
 
 TRY_SECONDS = 1.0

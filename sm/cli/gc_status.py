@@ -14,9 +14,9 @@ from sm.cli.sizes import show_size
 from sm.cli.times import show_seconds, show_time
 from sm.cli.watch import watch
 from sm.errors import SrUnavailable
-from sm.gc.overview import NO_WORKER, Overview, overview
-from sm.gc.planner import ACTION_NAMES, Action, Delete, LeafCoalesce
-from sm.gc.status import RunningJob
+from sm.gc.plan.planner import ACTION_NAMES, Action, Delete, LeafCoalesce
+from sm.gc.state.status import RunningJob
+from sm.gc.views.overview import NO_WORKER, Overview, overview
 from sm.owner import Owner
 from sm.pool.base import SrRecord
 

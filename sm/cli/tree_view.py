@@ -12,9 +12,9 @@ from sm.cli.gc_status import job_document
 from sm.cli.sizes import show_size
 from sm.cli.watch import watch
 from sm.gc.collector import Collector
-from sm.gc.overview import living
-from sm.gc.planner import Delete, LeafCoalesce, Plan
-from sm.gc.status import RunningJob
+from sm.gc.plan.planner import Delete, LeafCoalesce, Plan
+from sm.gc.state.status import RunningJob
+from sm.gc.views.overview import living
 from sm.pool.base import SrRecord, VdiRecord
 from sm.tree import Forest
 

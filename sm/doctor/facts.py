@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sm.gc.ledger import Failure
+from sm.gc.state.ledger import Failure
 from sm.journal import Entry
 from sm.pool.base import SrRecord, VdiRecord
 from sm.scan import Scan

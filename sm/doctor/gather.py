@@ -15,7 +15,7 @@ from sm.datapath.links import Links
 from sm.doctor.facts import Access, Facts, FoundClaim, FoundEntry, Mark, Use
 from sm.doctor.owners import Owners
 from sm.errors import Busy, HostUnreachable, RecordMissing, SmError, SrUnavailable
-from sm.gc.ledger import Ledger
+from sm.gc.state.ledger import Ledger
 from sm.hosts.calls import ask
 from sm.pool.base import Pool, SrRecord, VdiRecord
 from sm.repository import Repository

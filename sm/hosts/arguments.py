@@ -45,6 +45,7 @@ def chain_of(repository: Repository, arguments: Arguments) -> list[ImageRef]:
         require_uuid(uuid)
         if name not in repository.formats.names:
             raise BadRequest(f"the image format {name!r} is unknown")
+    repository.store.prepare(named)
     return [ImageRef(repository.store.path(uuid, name), name) for uuid, name in named]
 
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from sm import coverage
 from sm.cowutil.base import CowUtil, ImageRef, Progress
 from sm.cowutil.registry import Formats
 from sm.datapath.base import Datapath, Disk, MirroringDatapath, NotInTime, Served
@@ -29,9 +29,6 @@ from sm.errors import Busy, SmError
 from sm.hosts.arguments import locked
 from sm.journal import Entry
 from sm.repository import Repository
-
-if TYPE_CHECKING:
-    from sm.cowutil.extents import Extents
 
 log = logging.getLogger(__name__)
 
@@ -205,18 +202,14 @@ def _go_on(work: _Merge, datapath: Datapath) -> None:
 
 def _copy_rest(work: _Merge, deadline: float, budget: int) -> int:
     """Copy what is above the base, and prove the copy. Nobody has an image open."""
-    from sm.cowutil.extents import Extents  # noqa: PLC0415 - numpy is slow to import
-
-    formats, above = work.repository.formats, work.chain[: work.into]
-    held = Extents.of(())
-    for image in above:
-        held = held.union(formats.get(image.format).allocated_extents(image.path))
+    formats = work.repository.formats
+    held = coverage.held_by(formats, work.chain[: work.into])
     if held.total > budget:
         raise _TooMuch(held.total, budget)
     _require_time(deadline)
     work.repository.journal.observe("leaf-switch: copy")
     copied = work.cow.coalesce(work.chain, work.into, _until(deadline))
-    _prove(formats, work.base, held)
+    coverage.prove(formats, work.base, held)
     return copied
 
 
@@ -228,13 +221,6 @@ def _is_read_quickly(formats: Formats, base: ImageRef, seconds: float) -> bool:
     began = time.monotonic()
     formats.get(base.format).allocated_extents(base.path)
     return time.monotonic() - began < seconds * READ_SHARE
-
-
-def _prove(formats: Formats, base: ImageRef, held: Extents) -> None:
-    """Raise unless the tables of the base say that it holds all of `held`."""
-    missing = held.minus(formats.get(base.format).allocated_extents(base.path)).total
-    if missing:
-        raise SmError(f"{base.path.name} lacks {missing} bytes of the leaf after the merge")
 
 
 def _until(deadline: float) -> Progress:

@@ -6,23 +6,41 @@ All changes are made by the SR master with the SR lock held, and last once the c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 Make = Callable[[Path], None]
 """Writes an image at a path that is not yet visible to anybody else."""
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What an image needs of a storage where volumes have a size, in bytes.
+
+    `now`: what it takes at present, with what it may be given to grow before it asks for more;
+    `full`: what it takes when every byte of its disk is written. Equal for one that is only read.
+    """
+
+    now: int
+    full: int
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
-    """One image as the storage sees it. Sizes in bytes: `size` its length, `used` what it costs."""
+    """One image as the storage sees it. Sizes in bytes: `size` its length, `used` what it costs.
+
+    `hidden`: the storage has it marked so, for a format that has no place for the mark.
+    """
 
     uuid: str
     format: str
     path: Path
     size: int
     used: int
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +50,9 @@ class Stranger:
     name: str
     format: str
     path: Path
+
+
+Image = TypeVar("Image", Volume, Stranger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +92,33 @@ class VolumeStore(ABC):
         """One volume; raises `VdiMissing`."""
 
     @abstractmethod
+    def exists(self, uuid: str, image_format: str) -> bool:
+        """Whether there is such a volume."""
+
+    @abstractmethod
     def path(self, uuid: str, image_format: str) -> Path:
-        """Where the volume is, or would be."""
+        """Where the volume is, or would be; see `prepare`."""
+
+    def prepare(self, images: Collection[tuple[str, str]]) -> None:
+        """Make volumes (UUID, format) usable at their paths on this host, as they are now.
+
+        Those that do not exist are passed over. Nothing to do where volumes always are.
+        """
+        del images
+
+    def headers(self, images: Iterable[Image]) -> Iterator[tuple[Image, Path]]:
+        """Each image with a path at which its headers can be read, until the next one is taken.
+
+        They need not be prepared. Guest data may be missing there.
+        """
+        for image in images:
+            yield image, image.path
+
+    @contextmanager
+    def writing(self, uuid: str, image_format: str) -> Iterator[None]:
+        """Let an image that is only read be changed for the block: its headers, its tables."""
+        del uuid, image_format
+        yield
 
     @abstractmethod
     def parent_uuid(self, name: str) -> tuple[str, str] | None:
@@ -80,16 +126,16 @@ class VolumeStore(ABC):
 
     @abstractmethod
     def create(
-        self, uuid: str, image_format: str, make: Make, before: Callable[[int], None]
+        self, uuid: str, image_format: str, make: Make, before: Callable[[int], None], room: Room
     ) -> None:
         """Add a volume whose content `make` writes.
 
         `before` is called when it only lacks its name, with the bytes that it costs. After a crash
-        or an error the volume is there whole or not at all. Raises `VdiExists`.
+        or an error the volume is there whole or not at all. Raises `VdiExists`, `SrNoSpace`.
         """
 
     @abstractmethod
-    def displace(self, uuid: str, image_format: str, to: str, make: Make) -> None:
+    def displace(self, uuid: str, image_format: str, to: str, make: Make, room: Room) -> None:
         """Give the volume the new UUID `to`, and put what `make` writes in its old place.
 
         The old name is never missing where the storage can give one volume two names. After a
@@ -110,14 +156,29 @@ class VolumeStore(ABC):
 
     @abstractmethod
     def reserve(self, uuid: str, image_format: str, growth: int) -> None:
-        """Let the volume grow by so many bytes without fail, as far as the storage can promise it.
+        """Let the volume be written to and grow by so many bytes without fail, if that can be.
 
         Its content stays as it is. Raises `SrNoSpace`. What is not used comes back by `trim`.
         """
 
     @abstractmethod
     def trim(self, uuid: str, image_format: str) -> None:
-        """Give back what was reserved for the volume and not used; nobody else writes to it."""
+        """Give back what was reserved for the volume and not used; nobody writes to it now.
+
+        The volume of a hidden image may be only read from here on, but for `writing`.
+        """
+
+    def has_room(self, uuid: str, image_format: str, room: Room) -> bool:
+        """Whether `make_room` would find nothing to do; any host may ask."""
+        del uuid, image_format, room
+        return True
+
+    def make_room(self, uuid: str, image_format: str, room: Room) -> None:
+        """Let a volume be written to, and have the size that such a one needs.
+
+        Raises `SrNoSpace`. Nothing to do where volumes grow by themselves.
+        """
+        del uuid, image_format, room
 
     @abstractmethod
     def superseded(self, uuid: str, image_format: str, by: str) -> bool:

@@ -10,14 +10,17 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sm import durable
+from sm.config import Settings
 from sm.cowutil.holes import keep_room
+from sm.cowutil.registry import Formats
 from sm.errors import SrNoSpace, SrUnavailable, VdiExists, VdiMissing
-from sm.volumes.base import Listing, Make, Space, Stranger, Volume, VolumeStore
+from sm.volumes.base import Listing, Make, Room, Space, Stranger, Volume, VolumeStore
 
 RECORDS = ".sm"
 FILE_MODE = 0o600  # guest data is nobody else's business
@@ -92,6 +95,10 @@ class DirectoryStore(VolumeStore):
             raise VdiMissing(f"{uuid}: {path.name} is not a regular file")
         return _volume(uuid, image_format, path, status)
 
+    def exists(self, uuid: str, image_format: str) -> bool:
+        """Whether something has its name."""
+        return self.path(uuid, image_format).exists()
+
     def path(self, uuid: str, image_format: str) -> Path:
         """`<uuid>.<format>` in the folder."""
         return self.folder / f"{uuid}.{image_format}"
@@ -102,9 +109,10 @@ class DirectoryStore(VolumeStore):
         return (match[1], match[2]) if match and match[2] in self._formats else None
 
     def create(
-        self, uuid: str, image_format: str, make: Make, before: Callable[[int], None]
+        self, uuid: str, image_format: str, make: Make, before: Callable[[int], None], room: Room
     ) -> None:
         """Write under a temporary name, then rename."""
+        del room  # files grow by themselves
         path = self.path(uuid, image_format)
         if path.exists():
             raise VdiExists(f"{path} exists")
@@ -124,8 +132,9 @@ class DirectoryStore(VolumeStore):
             temporary.unlink(missing_ok=True)
             raise
 
-    def displace(self, uuid: str, image_format: str, to: str, make: Make) -> None:
+    def displace(self, uuid: str, image_format: str, to: str, make: Make, room: Room) -> None:
         """Link the file to its second name, then rename a new file over the first."""
+        del room  # files grow by themselves
         old, new = self.path(uuid, image_format), self.path(to, image_format)
         os.link(old, new)
         durable.sync_folder(self.folder)
@@ -244,6 +253,18 @@ class DirectoryStore(VolumeStore):
 
     def _temporary(self, path: Path) -> Path:
         return path.with_name(f"{durable.TEMPORARY_PREFIX}{path.name}")
+
+
+def place_of(folder: Path) -> dict[str, Any]:
+    """What `open_store` needs to find a folder again; see `sm.attachment`."""
+    return {"path": str(folder), "identity": list(identity(folder))}
+
+
+def open_store(place: Mapping[str, Any], formats: Formats, settings: Settings) -> DirectoryStore:
+    """The store of an attached folder."""
+    del settings
+    device, inode = place["identity"]
+    return DirectoryStore(Path(place["path"]), (device, inode), formats.names)
 
 
 def _volume(uuid: str, image_format: str, path: Path, status: os.stat_result) -> Volume:

@@ -15,7 +15,7 @@ from pathlib import Path
 from sm.cowutil.base import ImageRef
 from sm.cowutil.extents import Extents
 from sm.cowutil.registry import Formats
-from sm.gc import costs
+from sm.gc.plan import costs
 from sm.process import run as run_tool
 from tests.bench.measure import Row, Target
 from tests.bench.workshop import Workshop

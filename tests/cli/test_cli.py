@@ -211,7 +211,7 @@ def test_every_code_and_reason_is_explained(site: Site) -> None:
         assert entry["advice"]
     assert site.sm("explain", "SR_BACKEND_FAILURE_46")["name"] == "VDIUnavailable"
     source = Path(__file__).resolve().parents[2] / "gc"
-    text = "".join(path.read_text() for path in source.glob("*.py"))
+    text = "".join(path.read_text() for path in source.rglob("*.py"))
     used = set(re.findall(r'Waiting\([^"()]*(?:\([^()]*\))?[^"()]*"([a-z-]+)"', text))
     used |= set(re.findall(r'code = "([a-z-]+)"', text))
     assert len(used) >= 9

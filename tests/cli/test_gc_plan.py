@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sm.gc.costs import Cost, worst_moment
-from sm.gc.ledger import FinishedJob, Ledger, Result
+from sm.gc.plan.costs import Cost, worst_moment
+from sm.gc.state.ledger import FinishedJob, Ledger, Result
 from tests.support import guest
 from tests.support.site import MIB, Site
 

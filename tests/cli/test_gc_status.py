@@ -18,10 +18,10 @@ import pytest
 
 from sm.cli.explain import reasons
 from sm.cli.times import show_seconds
-from sm.gc.ledger import Ledger
-from sm.gc.overview import delayed
-from sm.gc.planner import Coalesce, Delete, LeafCoalesce, Plan, Waiting
-from sm.gc.status import Delayed, State
+from sm.gc.plan.planner import Coalesce, Delete, LeafCoalesce, Plan, Waiting
+from sm.gc.state.ledger import Ledger
+from sm.gc.state.status import Delayed, State
+from sm.gc.views.overview import delayed
 from tests.support import guest, worker
 from tests.support.site import MIB, Site
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 
 from sm.cli.tree_view import under_way
-from sm.gc.status import RunningJob
+from sm.gc.state.status import RunningJob
 from tests.support import guest, worker
 from tests.support.site import MIB, Site
 

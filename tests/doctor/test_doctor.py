@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sm import keys
-from sm.gc.ledger import Ledger
+from sm.gc.state.ledger import Ledger
 from tests.doctor.scene import Scene, codes, examine
 from tests.hosts.hosts import Host
 from tests.support import guest

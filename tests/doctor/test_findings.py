@@ -23,7 +23,7 @@ from sm.doctor.finding import (
     finding_codes,
 )
 from sm.doctor.findings import findings
-from sm.gc.ledger import Failure
+from sm.gc.state.ledger import Failure
 from sm.journal import Entry
 from sm.pool.base import NULL_REF, SrRecord, VdiRecord
 from sm.records import sm_config_of

@@ -13,8 +13,8 @@ import signal
 import sys
 
 from sm import config
-from sm.gc import convergence
 from sm.gc.collector import Collector
+from sm.gc.leaf_in_use import convergence
 from sm.pool.open import open_pool
 from sm.repository import Repository
 

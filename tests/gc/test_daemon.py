@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gc.service import GC, status, wait_until
-from tests.gc.test_crash import CHILD, coalesce_scene
+from tests.gc.merges.test_crash import CHILD, coalesce_scene
+from tests.gc.running import GC, status, wait_until
 from tests.support import guest
 from tests.support.site import MIB, Refused, Site
 

@@ -41,5 +41,18 @@ def test_a_pause_is_a_time(tmp_path: Path) -> None:
     assert settings(tmp_path, "").pause_seconds == 2.0
     assert settings(tmp_path, "pause_seconds = 0.5").pause_seconds == 0.5
     for wrong in ("0", "-1", "inf", "nan", "soon"):
-        with pytest.raises(InvalidArgument, match="pause_seconds"):
+        with pytest.raises(InvalidArgument, match="pause_seconds is a number above 0, not"):
             settings(tmp_path, f"pause_seconds = {wrong}")
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("lock_seconds", 0), ("gc_quiet_seconds", 0), ("gc_parallel", 1), ("gc_hang_seconds", 1)],
+)
+def test_a_number_has_a_least_value_and_no_other_words(
+    tmp_path: Path, name: str, least: int
+) -> None:
+    assert getattr(settings(tmp_path, f"{name} = {least}"), name) == least
+    for wrong in (str(least - 0.5), "inf", "nan", "many"):
+        with pytest.raises(InvalidArgument, match=f"{name} is a number from {least} on, not"):
+            settings(tmp_path, f"{name} = {wrong}")

@@ -14,7 +14,7 @@ import pytest
 
 from sm import log
 from sm.errors import Busy
-from sm.gc.background import in_background
+from sm.gc.copying.background import in_background
 
 logger = logging.getLogger("sm.test")
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from sm.datapath.base import Disk
 from sm.datapath.choose import Datapaths
-from sm.gc.status import State
+from sm.gc.state.status import State
 from sm.owner import Owner
 from tests.datapath.clients import content
-from tests.gc.service import GC, configure, status, wait_until
+from tests.gc.running import GC, configure, status, wait_until
 from tests.soak.durable_writer import DurableWriter
 from tests.soak.rounds import SEED, rounds
 from tests.support import invariants

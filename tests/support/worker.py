@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from sm.gc.status import Delayed, RunningJob, State, Status
+from sm.gc.state.status import Delayed, RunningJob, State, Status
 from sm.owner import Owner
 
 

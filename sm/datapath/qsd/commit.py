@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sm import durable
@@ -52,14 +51,7 @@ class Merge:
 
 def start(qmp: Qmp, merge: Merge, bytes_per_second: int) -> None:
     """Begin the job. Refuses what the daemon would not, and what would change the disk."""
-    sizes = nodes.sizes(qmp)
-    run = (*merge.merged, merge.base)
-    for upper, lower in pairwise(run):
-        if sizes[upper.format] < sizes[lower.format]:
-            raise DatapathFailed(
-                f"{upper.image.path.name} is smaller than {lower.image.path.name}: what lies behind"
-                " its end would show"
-            )
+    nodes.require_mergeable(qmp, (*merge.merged, merge.base))
     qmp.call(
         "block-commit",
         {

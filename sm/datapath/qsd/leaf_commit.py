@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sm.datapath.base import DatapathFailed, Job, JobState, NotInTime, OutcomeUnknown
@@ -38,13 +37,7 @@ CONCLUDED = "concluded"
 
 def start(qmp: Qmp, run: Sequence[Node]) -> None:
     """Begin the job on the leaf and the images below it, the last of which is the base."""
-    sizes = nodes.sizes(qmp)
-    for upper, lower in pairwise(run):
-        if sizes[upper.format] < sizes[lower.format]:
-            raise DatapathFailed(
-                f"{upper.image.path.name} is smaller than {lower.image.path.name}: what lies behind"
-                " its end would show"
-            )
+    nodes.require_mergeable(qmp, run)
     qmp.call(
         "block-commit",
         {

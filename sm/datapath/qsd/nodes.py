@@ -7,6 +7,7 @@ of, and so may be behind.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sm.cowutil.base import ImageRef
@@ -35,6 +36,17 @@ def sizes(qmp: Qmp) -> dict[str, int]:
     """The virtual sizes of all nodes in bytes."""
     found = qmp.call("query-named-block-nodes", {"flat": True})
     return {each["node-name"]: each["image"]["virtual-size"] for each in found}
+
+
+def require_mergeable(qmp: Qmp, run: Sequence[Node]) -> None:
+    """Refuse to merge images, uppermost first, of which one hides the end of the one below it."""
+    found = sizes(qmp)
+    for upper, lower in pairwise(run):
+        if found[upper.format] < found[lower.format]:
+            raise DatapathFailed(
+                f"{upper.image.path.name} is smaller than {lower.image.path.name}: what lies behind"
+                " its end would show"
+            )
 
 
 def under_top(qmp: Qmp) -> str:

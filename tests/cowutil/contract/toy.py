@@ -92,9 +92,7 @@ class ToyFormat(CowUtil):
 
     def info(self, path: Path) -> ImageInfo:
         image = self._get(path)
-        return ImageInfo(
-            path, self.name, image.virtual_size, SECTOR, image.hidden, image.parent, used_size=0
-        )
+        return ImageInfo(path, self.name, image.virtual_size, SECTOR, image.hidden, image.parent)
 
     def allocated_extents(self, path: Path) -> Extents:
         return self.open_layer(path).map().extents()
@@ -107,6 +105,12 @@ class ToyFormat(CowUtil):
 
     def full_size(self, virtual_size: int) -> int:
         return virtual_size
+
+    def empty_size(self, virtual_size: int) -> int:
+        return 0
+
+    def used_size(self, path: Path) -> int:
+        return len(self._get(path).sectors) * SECTOR
 
     def measure(self, virtual_size: int, data: Extents) -> Measure:
         self._require_sectors(virtual_size)

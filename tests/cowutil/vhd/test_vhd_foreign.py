@@ -221,7 +221,7 @@ def test_fixed_disks_are_read(tmp_path: Path) -> None:
     with path.open("r+b") as raw:
         raw.write(model[:512])
     assert content([path]) == model == qemu_content(path) == Libvhdi().content([path])
-    assert util().info(path).used_size == 4 * MIB + 512
+    assert util().used_size(path) == 4 * MIB + 512
     assert util().allocated_size(path) == 4 * MIB
     assert util().check(path).clean
     util().set_hidden(path, True)

@@ -27,7 +27,7 @@ from tests.datapath.tapdisk.active import (
 from tests.datapath.tapdisk.fixture import PATIENCE, Tapdisk, is_free
 from tests.gc import crash_child
 from tests.gc.active import ActiveScene
-from tests.gc.test_online import collect_here, until_asked_to_yield
+from tests.gc.merges.test_online import collect_here, until_asked_to_yield
 from tests.support.site import MIB, Refused, Site
 
 CHILD = str(Path(crash_child.__file__))

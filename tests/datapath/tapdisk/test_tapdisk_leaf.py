@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sm.datapath.tapdisk.wire import Kind
-from sm.gc import convergence
+from sm.gc.leaf_in_use import convergence
 from tests.datapath.clients import Writer
 from tests.datapath.tapdisk.active import verify_closed, verify_served
 from tests.datapath.tapdisk.fixture import Tapdisk

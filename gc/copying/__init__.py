@@ -1,0 +1,1 @@
+"""How a copy goes: in the background, limited, told to stop, taken up again, compared."""

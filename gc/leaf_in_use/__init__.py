@@ -1,0 +1,1 @@
+"""Merging the leaf of a disk while its guest writes."""

@@ -1,0 +1,1 @@
+"""Merging images that nobody writes to, each kind by its journaled steps."""

@@ -1,0 +1,1 @@
+"""What is seen of collectors from outside: by an admin, and by Prometheus."""

@@ -1,0 +1,91 @@
+"""Making, leaving and removing the volume group of an SR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sm import process
+from sm.config import Settings
+from sm.errors import SmError, SrExists, SrInUse, SrUnavailable
+from sm.volumes.lvm import opening
+from sm.volumes.lvm.commands import TIMEOUT, Lvm
+from sm.volumes.lvm.group import Group
+from sm.volumes.lvm.record_volume import RecordVolume
+from sm.volumes.lvm.sizes import Allocation
+
+EXTENT = "4m"
+"""What every manager in this style uses."""
+
+ALLOCATION_TAG = "sm-allocation-"
+
+
+def make_group(
+    name: str, devices: Sequence[Path], allocation: Allocation, settings: Settings
+) -> None:
+    """Make a volume group on devices that hold nothing; all of them are taken.
+
+    A crash leaves the group without its records, or a device that is LVM's and in no group; both
+    are taken up when the call is repeated. Raises `SrExists` where a device holds anything else.
+    """
+    lvm = Lvm(devices)
+    for device in devices:
+        _require_empty(lvm, device)
+    tag = f"{ALLOCATION_TAG}{allocation}"
+    options = ("--physicalextentsize", EXTENT, "--setautoactivation", "n", "--addtag", tag)
+    lvm.change("vgcreate", *options, name, *map(str, devices))
+    RecordVolume(opening.open_group(name, devices, settings)).make()
+
+
+def allocation_of(group: Group) -> Allocation | None:
+    """How an SR allocates, as its volume group says; None for one of another manager."""
+    for tag in group.now().tags:
+        if tag.startswith(ALLOCATION_TAG):
+            return Allocation(tag.removeprefix(ALLOCATION_TAG))
+    return None
+
+
+def deactivate(place: Mapping[str, Any], settings: Settings) -> None:
+    """Take all volumes of a group away from this host; raises `SrInUse` where one is open.
+
+    Nothing to do where the devices are gone already with all that was on them.
+    """
+    group = _group(place, settings)
+    try:
+        with group.locked("deactivate"):
+            group.prepare([])
+            group.lvm.local("vgchange", "-an", group.name)
+    except SrUnavailable:
+        return
+    except SmError as error:
+        raise SrInUse(f"{group.name}: {error.detail}") from error
+
+
+def remove_group(place: Mapping[str, Any], settings: Settings) -> None:
+    """Remove a volume group with all that is in it."""
+    group = _group(place, settings)
+    group.prepare([])
+    group.lvm.change("vgremove", "-ff", group.name)
+    group.lvm.change("pvremove", *place["devices"])
+
+
+def _group(place: Mapping[str, Any], settings: Settings) -> Group:
+    return opening.open_group(place["group"], [Path(each) for each in place["devices"]], settings)
+
+
+def _require_empty(lvm: Lvm, device: Path) -> None:
+    """Raise `SrExists` unless nothing that anybody knows is on a device."""
+    found = lvm.report("pvs", "-o", "pv_name,vg_name", str(device)) if _is_lvm(device) else None
+    if found is not None and found[0]["vg_name"]:
+        raise SrExists(f"{device} holds the volume group {found[0]['vg_name']}")
+    if found is None:
+        result = process.run(("wipefs", "--noheadings", "-n", str(device)), timeout=TIMEOUT)
+        if result.stdout.strip():
+            kinds = ", ".join(line.split()[-1] for line in result.stdout.splitlines())
+            raise SrExists(f"{device} is not empty: {kinds}; erase it by hand if that may go")
+
+
+def _is_lvm(device: Path) -> bool:
+    argv = ("blkid", "-p", "-o", "value", "-s", "TYPE", str(device))
+    return process.run(argv, timeout=TIMEOUT, accept=(0, 2)).stdout.strip() == "LVM2_member"

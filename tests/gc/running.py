@@ -1,0 +1,87 @@
+"""Collectors as real processes: started, watched through their status file, told to stop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sm.gc.state.ledger import FinishedJob, Ledger
+from sm.gc.state.status import State, Status
+from tests.support.site import Site
+
+GC = (sys.executable, "-m", "sm.gc.daemon")
+
+STOP_SECONDS = 2.0
+"""What a stop may take; the tests wait longer, because the machine may be loaded."""
+
+SLACK = 4.0
+
+
+def wait_until(true: Callable[[], object], what: str = "it", seconds: float = 30) -> None:
+    """Wait, for at most half a minute."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"{what} did not happen in time"
+        time.sleep(0.02)
+
+
+def configure(site: Site, **options: object) -> None:
+    """Write `sm.conf` of a site."""
+    site.root.mkdir(parents=True, exist_ok=True)
+    lines = [f"{key} = {value}" for key, value in options.items()]
+    (site.root / "sm.conf").write_text("\n".join(["[sm]", *lines, ""]))
+
+
+def status(site: Site, sr: str) -> Status:
+    """What the collector of an SR says; stopped where there was none."""
+    found = Status.read(site.root / "run", sr)
+    return found or Status(sr, "", State.STOPPED, 0.0, 0.0)
+
+
+def history(site: Site, sr: str) -> list[FinishedJob]:
+    """The jobs that have ended, the last one first."""
+    return Ledger(site.root / "gc.db").history(sr)
+
+
+def copying(site: Site, sr: str) -> bool:
+    """Whether a job is copying, and has begun with it; qemu-img tells of its progress coarsely."""
+    return any(job.bytes_done for job in status(site, sr).jobs)
+
+
+@contextmanager
+def collector(site: Site, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`sm-gc` with these arguments, which is told to end at the end of the block."""
+    with subprocess.Popen(
+        [*GC, *arguments], env=site.environment, stdin=subprocess.DEVNULL
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(20)
+
+
+def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> float:
+    """Send a signal; returns in how many seconds the process was gone."""
+    began = time.monotonic()
+    process.send_signal(number)
+    process.wait(30)
+    return time.monotonic() - began
+
+
+def children(pid: int) -> dict[int, str]:
+    """The child processes of a process, and their command lines."""
+    found = {}
+    text = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    for line in text.splitlines():
+        child, parent, command = line.split(None, 2)
+        if int(parent) == pid:
+            found[int(child)] = command
+    return found

@@ -1,0 +1,218 @@
+"""Told to stop, a collector ends within seconds; what it leaves is mended by whoever is next."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sm import claims
+from sm.gc.state.ledger import Result
+from sm.gc.state.status import status_path
+from tests.datapath.clients import content, qemu_io
+from tests.gc.active import ActiveScene
+from tests.gc.merges.test_crash import CHILD, Scene, leaf_scene, steps_of
+from tests.gc.running import (
+    SLACK,
+    STOP_SECONDS,
+    children,
+    collector,
+    copying,
+    end,
+    history,
+    status,
+    wait_until,
+)
+from tests.support.site import MIB, Site
+
+QEMU_IMG = "/usr/bin/qemu-img"
+
+
+def slow_scene(site: Site, image_format: str) -> Scene:
+    """A disk of which all snapshots are deleted, and so slow a limit that the merge takes long."""
+    scene = Scene(site, image_format)
+    scene.write(0, 2 * MIB, 1)
+    first = scene.snapshot()
+    scene.write(MIB, 6 * MIB, 2)
+    second = scene.snapshot()
+    scene.write(5 * MIB, MIB, 3)
+    scene.delete(first, second)
+    limit(scene, "1")
+    return scene
+
+
+def limit(scene: Scene | ActiveScene, rate: str) -> None:
+    """MiB per second that may be copied."""
+    scene.site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", rate)
+
+
+def test_sigterm_while_it_copies(cow_format: str, site: Site) -> None:
+    """Also with qemu-img under way, of which nothing is left; the next start goes on from there."""
+    scene = slow_scene(site, cow_format)
+    with collector(site, "--sr", scene.sr) as process:
+        wait_until(lambda: copying(site, scene.sr), "a copy")
+        tools = children(process.pid)
+        assert any("qemu-img" in each for each in tools.values()) == (cow_format == "qcow2")
+        assert end(process) < STOP_SECONDS + SLACK
+        assert process.returncode == 0
+    assert not [pid for pid in tools if Path(f"/proc/{pid}").exists()]
+    (entry,) = site.repository(scene.sr).journal.entries()
+    assert entry.stage == "copy"
+    assert status(site, scene.sr).state == "stopped"
+    for job in history(site, scene.sr):
+        assert job.action == "delete" or job.result is Result.STOPPED
+    scene.verify()
+    limit(scene, "none")
+    scene.site.sm("gc", "run", "--sr", scene.sr)
+    scene.verify_tidy(1)
+
+
+def test_sigterm_while_a_datapath_copies(site: Site) -> None:
+    scene = ActiveScene(site, "qcow2", 16 * MIB)
+    scene.write(0, 8 * MIB, 1)
+    first = scene.snapshot()
+    scene.write(2 * MIB, 10 * MIB, 2)
+    scene.snapshot()
+    scene.delete(first)
+    limit(scene, "1")
+    with collector(site, "--sr", scene.sr) as process:
+        wait_until(lambda: copying(site, scene.sr), "a copy")
+        scene.write(MIB, MIB, 3)
+        assert end(process) < STOP_SECONDS + SLACK
+    scene.verify_active()
+    assert claims.standing(site.repository(scene.sr)) == []
+    limit(scene, "none")
+    scene.collect()
+    scene.verify_active()
+    scene.verify_tidy(3)
+    scene.verify()
+
+
+def test_whoever_wants_the_disk_mends_what_a_stop_left(cow_format: str, site: Site) -> None:
+    scene = slow_scene(site, cow_format)
+    with collector(site, "--sr", scene.sr) as process:
+        wait_until(lambda: copying(site, scene.sr), "a copy")
+        end(process)
+    assert claims.standing(site.repository(scene.sr))
+    began = time.monotonic()
+    uri = site.activate(scene.disk)
+    assert time.monotonic() - began < 10, "it waited for a claim without an owner"
+    qemu_io(uri, f"write -P 9 {4 * MIB} 4096", "flush")
+    scene.models[scene.disk].data[4 * MIB : 4 * MIB + 4096] = bytes([9]) * 4096
+    assert content(uri, 8 * MIB) == scene.models[scene.disk].data
+    site.deactivate(scene.disk)
+    limit(scene, "none")
+    scene.site.sm("gc", "run", "--sr", scene.sr)
+    scene.verify_tidy(1)
+
+
+def leak(path: Path) -> None:
+    """Count a cluster of a QCOW2 image as used that nothing refers to."""
+    with path.open("r+b") as file:
+        file.seek(48)
+        (table,) = struct.unpack(">Q", file.read(8))
+        file.seek(table)
+        (block,) = struct.unpack(">Q", file.read(8))
+        clusters = -(-os.fstat(file.fileno()).st_size // 65536)
+        file.truncate((clusters + 1) * 65536)
+        file.seek(block + 2 * clusters)
+        assert file.read(2) == b"\0\0"
+        file.seek(block + 2 * clusters)
+        file.write(b"\0\1")
+
+
+def slow_repairs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the real qemu-img be slow where it mends an image."""
+    folder.mkdir()
+    tool = folder / "qemu-img"
+    tool.write_text(f'#!/bin/sh\n[ "$1" = check ] && sleep 60\nexec {QEMU_IMG} "$@"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_sigterm_while_it_mends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry stays at `copy`, and the next start mends the target."""
+    whole, _ = leaf_scene(Site(tmp_path / "whole"), "qcow2")
+    copied = steps_of(whole.site, whole.sr).index("leaf-coalesce: switch") + 1
+    scene, images = leaf_scene(Site(tmp_path / "site"), "qcow2")
+    scene.site.process(CHILD, scene.sr, str(copied), timeout=60)
+    repository = scene.site.repository(scene.sr)
+    (entry,) = repository.journal.entries()
+    target = repository.store.path(entry.data["into"], "qcow2")
+    leak(target)
+    before = target.read_bytes()
+    with monkeypatch.context() as patched:
+        slow_repairs(tmp_path / "bin", patched)
+        for how in ((), ("--recover",), ("--once",)):
+            with collector(scene.site, "--sr", scene.sr, *how) as process:
+                wait_until(lambda: children(process.pid), "a repair")
+                assert end(process) < STOP_SECONDS + SLACK
+            (still,) = repository.journal.entries()
+            assert (still.key, still.stage) == (entry.key, "copy")
+            assert target.read_bytes() == before
+    scene.verify()
+    scene.site.sm("gc", "run", "--sr", scene.sr)
+    scene.verify_tidy(images)
+
+
+def test_detach_does_not_wait_for_a_copy(cow_format: str, site: Site) -> None:
+    scene = slow_scene(site, cow_format)
+    with collector(site, "--sr", scene.sr) as process:
+        wait_until(lambda: copying(site, scene.sr), "a copy")
+        began = time.monotonic()
+        site.sm("sr", "detach", scene.sr)
+        assert time.monotonic() - began < STOP_SECONDS + SLACK
+        assert process.wait(20) == 0
+    assert not list((site.root / "run" / "gc").glob("*.hold"))
+    limit(scene, "none")
+    site.sm("sr", "attach", scene.sr)
+    site.sm("gc", "run", "--sr", scene.sr)
+    scene.verify_tidy(1)
+
+
+def test_a_detach_that_was_killed_holds_nobody_off(site: Site) -> None:
+    scene = slow_scene(site, "vhd")
+    limit(scene, "none")
+    folder = site.root / "run" / "gc"
+    folder.mkdir(exist_ok=True)
+    code = (
+        "import sys, time; from pathlib import Path; from sm.hold import collector_held_off\n"
+        "with collector_held_off(Path(sys.argv[1]), sys.argv[2], sys.argv[3], 'sr_detach'):\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    before = site.images(scene.sr)
+    host = site.repository(scene.sr).settings.host_uuid
+    arguments = [sys.executable, "-c", code, str(site.root / "run"), scene.sr, host]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as holding:
+        assert holding.stdout is not None
+        assert holding.stdout.readline() == b"held\n"
+        with collector(site, "--sr", scene.sr):
+            try:
+                wait_until(status_path(site.root / "run", scene.sr).exists, "the start")
+                time.sleep(0.5)
+                assert site.images(scene.sr) == before, "it worked although it was held off"
+            finally:
+                holding.kill()
+            wait_until(lambda: site.images(scene.sr) == {scene.disk}, "the work")
+    assert not list(folder.glob("*.hold"))
+    scene.verify_tidy(1)
+
+
+def test_an_sr_without_disks_is_destroyed_while_its_images_are_merged(site: Site) -> None:
+    scene = slow_scene(site, "vhd")
+    with collector(site, "--sr", scene.sr) as process:
+        wait_until(lambda: copying(site, scene.sr), "a copy")
+        # What the copy works on cannot be deleted: so the test hides it, as a crash might leave it.
+        repository = site.repository(scene.sr)
+        image = repository.store.path(scene.disk, "vhd")
+        repository.formats.cow("vhd").set_hidden(image, True)
+        began = time.monotonic()
+        site.sm("sr", "destroy", scene.sr)
+        assert time.monotonic() - began < STOP_SECONDS + SLACK + 2
+        assert process.wait(20) == 0
+    assert not list(image.parent.glob("*.vhd"))

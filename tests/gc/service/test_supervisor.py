@@ -1,0 +1,313 @@
+"""`sm-gc` for a whole host: a worker for each SR, watched; what systemd hears; kicks from afar."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sm.gc.service.notify import Notifier
+from sm.gc.service.supervisor import summary
+from sm.gc.state.status import RunningJob, State, Status, status_path
+from sm.kick import PASS_ON, kick_anywhere, send, short_address, supervisor_path
+from sm.owner import Owner
+from tests.gc.running import (
+    GC,
+    SLACK,
+    STOP_SECONDS,
+    collector,
+    configure,
+    copying,
+    end,
+    status,
+    wait_until,
+)
+from tests.gc.service.test_worker import several
+from tests.hosts.hosts import Host
+from tests.support.site import MIB, Site
+
+UNIT = Path(__file__).parents[3] / "etc" / "systemd" / "sm-gc.service"
+
+
+def worker(site: Site, sr: str) -> int | None:
+    """The process that collects an SR."""
+    found = status(site, sr)
+    if found.state is State.STOPPED:
+        return None
+    return Owner.parse(found.owner).pid
+
+
+def gone(pid: int | None) -> bool:
+    """Whether a process has ended."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+class Manager:
+    """What systemd would hear."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "notify"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._socket.settimeout(0.05)
+
+    def hears(self, true: Callable[[dict[str, str]], Any]) -> dict[str, str]:
+        """Wait for a message; returns it."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                text = self._socket.recv(4096).decode()
+            except TimeoutError:
+                continue
+            message = dict(line.split("=", 1) for line in text.splitlines())
+            if true(message):
+                return message
+        raise AssertionError("it was not heard in time")
+
+    def drain(self) -> list[str]:
+        """All that was said up to now."""
+        found = []
+        try:
+            while True:
+                found.append(self._socket.recv(4096).decode())
+        except TimeoutError:
+            return found
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    made = Manager(tmp_path)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(made.path))
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    yield made
+    made.close()
+
+
+def test_workers_come_and_go_with_their_srs(manager: Manager, site: Site) -> None:
+    configure(site, gc_quiet_seconds=0)
+    first = site.create_sr("one")
+    with collector(site) as process:
+        assert "READY" in manager.hears(lambda said: said)
+        wait_until(lambda: worker(site, first), "the first worker")
+        second = site.create_sr("two")
+        wait_until(lambda: worker(site, second), "the second worker")
+        manager.hears(lambda said: said["STATUS"] == "2 SRs: 2 idle" and said["WATCHDOG"] == "1")
+        disk = site.create_vdi(second, "vhd")
+        snapshot = site.snapshot(disk)
+        site.delete(snapshot)
+        wait_until(lambda: site.images(second) == {disk}, "the work")
+        left = worker(site, first)
+        site.sm("sr", "detach", first)
+        wait_until(lambda: gone(left), "the end of the first worker")
+        site.sm("sr", "attach", first)
+        wait_until(lambda: worker(site, first), "the first worker again")
+        pids = [worker(site, sr) for sr in (first, second)]
+        assert end(process) < STOP_SECONDS + SLACK
+        assert process.returncode == 0
+        assert all(map(gone, pids))
+        manager.hears(lambda said: "STOPPING" in said)
+    assert not supervisor_path(site.root / "run").exists()
+
+
+def test_one_supervisor_for_a_host(site: Site) -> None:
+    site.create_sr()
+    with collector(site):
+        wait_until(supervisor_path(site.root / "run").exists, "its start")
+        ended = site.process(*GC[1:], timeout=30)
+        assert ended.returncode == 1
+        assert "supervisor" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_that_crashes_is_started_again_later_each_time(site: Site) -> None:
+    scene, (disk,) = several(site, "vhd", 1)
+    configure(site, gc_quiet_seconds=0)
+    starts = []
+    with collector(site):
+        for _ in range(2):
+            wait_until(lambda: copying(site, scene.sr), "a copy")
+            starts.append(time.monotonic())
+            os.kill(worker(site, scene.sr) or 0, signal.SIGKILL)
+            wait_until(lambda: worker(site, scene.sr) is None, "the crash")
+        site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "none")
+        wait_until(lambda: site.images(scene.sr) == {disk}, "the work")
+        wait_until(lambda: status(site, scene.sr).state is State.IDLE, "rest")
+        starts.append(time.monotonic())
+    assert starts[1] - starts[0] > 1
+    assert starts[2] - starts[1] > 2
+    scene.verify_tidy(1)
+
+
+def test_a_worker_that_hangs_is_killed(manager: Manager, site: Site) -> None:
+    """Stopped by a signal it says nothing; then systemd does not hear either that all is well."""
+    configure(site, gc_quiet_seconds=0, gc_hang_seconds=5)
+    sr = site.create_sr()
+    with collector(site) as process:
+        wait_until(lambda: worker(site, sr), "the worker")
+        wait_until(lambda: status(site, sr).state is State.IDLE, "rest")
+        hung = worker(site, sr)
+        time.sleep(6)
+        assert worker(site, sr) == hung, "one at rest was taken for hung"
+        os.kill(hung or 0, signal.SIGSTOP)
+        manager.drain()
+        manager.hears(lambda said: "WATCHDOG" not in said)
+        wait_until(lambda: gone(hung), "its end", 60)
+        wait_until(lambda: worker(site, sr), "another worker")
+        manager.hears(lambda said: "WATCHDOG" in said)
+        assert process.poll() is None
+
+
+def test_workers_end_with_their_supervisor(site: Site) -> None:
+    sr = site.create_sr()
+    with collector(site) as process:
+        wait_until(lambda: worker(site, sr), "the worker")
+        left = worker(site, sr)
+        process.kill()
+        process.wait()
+        wait_until(lambda: gone(left), "the end of the worker")
+
+
+def test_quiet_after_an_attach_but_not_when_asked(site: Site) -> None:
+    scene, (disk,) = several(site, "vhd", 1)
+    site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "none")
+    site.sm("sr", "detach", scene.sr)
+    site.sm("sr", "attach", scene.sr)
+    other = site.create_vdi(scene.sr, "vhd")
+    with collector(site):
+        wait_until(lambda: status(site, scene.sr).state is State.QUIET, "the quiet time")
+        site.delete(other)
+        wait_until(lambda: other not in site.images(scene.sr), "the deletion")
+        wait_until(lambda: status(site, scene.sr).state is State.QUIET, "the quiet time again")
+        waiting = {each.image: each for each in status(site, scene.sr).waiting}
+        assert waiting[disk].code == "quiet"
+        assert 200 < (waiting[disk].next_attempt or 0) - time.time() <= 300
+        report = site.sm("gc", "run", "--sr", scene.sr)
+        assert report["done"][-1]["action"] == "leaf-coalesce"
+    scene.verify_tidy(1)
+
+
+def test_a_run_by_hand_and_a_supervisor_take_turns(site: Site) -> None:
+    """While a command collects, the supervisor starts nothing; after it, it does."""
+    scene, (disk,) = several(site, "vhd", 1)
+    configure(site, gc_quiet_seconds=0)
+    by_hand = site.start("gc", "run", "--sr", scene.sr)
+    wait_until(lambda: copying(site, scene.sr), "a copy")
+    with collector(site):
+        wait_until(supervisor_path(site.root / "run").exists, "its start")
+        time.sleep(2)
+        assert worker(site, scene.sr) == by_hand.pid
+        site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "none")
+        assert site.result(by_hand)["done"][-1]["leaf"] == disk
+        wait_until(lambda: worker(site, scene.sr), "the worker")
+    scene.verify_tidy(1)
+
+
+def test_activation_on_another_host_kicks_the_master(tmp_path: Path) -> None:
+    """Its supervisor passes the kick on; without one, or without an answer, nothing is missed."""
+    database = tmp_path / "pool.db"
+    first, second = (Host(tmp_path, name, database) for name in ("alpha", "beta"))
+    first.start()
+    location = f"location={tmp_path / 'images'}"
+    shared = first.sm("sr", "create", "--name", "s", "--shared", "--device-config", location)
+    sr = str(shared["uuid"])
+    second.sm("sr", "attach", sr)
+    disk = first.create_vdi(sr, "vhd", 4 * MIB)
+    heard = first.root / "run" / "gc" / f"{sr}.sock"
+    try:
+        second.sm("vdi", "activate", disk)  # nobody listens anywhere
+        with collector(second), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as kicks:
+            wait_until(supervisor_path(second.root / "run").exists, "the supervisor")
+            heard.parent.mkdir(parents=True, exist_ok=True)
+            with short_address(heard) as address:
+                kicks.bind(address)
+            kicks.settimeout(30)
+            second.sm("vdi", "deactivate", disk)
+            assert kicks.recv(64) == b"kick"
+            assert worker(second, sr) is None, "it is not the master"
+            first.kill()
+            began = time.monotonic()
+            second.sm("vdi", "activate", disk)
+            assert time.monotonic() - began < 10
+            second.sm("vdi", "deactivate", disk)
+            assert send(supervisor_path(second.root / "run"), PASS_ON + b"\xff../nonsense")
+            kick_anywhere(second.root / "run", sr)
+            time.sleep(0.5)
+    finally:
+        if first.service is not None:
+            first.kill()
+
+
+def test_loss_of_mastership_ends_a_worker(tmp_path: Path) -> None:
+    import sqlite3
+
+    database = tmp_path / "pool.db"
+    first, second = (Host(tmp_path, name, database, gc_quiet_seconds="0") for name in "ab")
+    location = f"location={tmp_path / 'images'}"
+    shared = first.sm("sr", "create", "--name", "s", "--shared", "--device-config", location)
+    sr = str(shared["uuid"])
+    second.sm("sr", "attach", sr)
+    with collector(first), collector(second):
+        wait_until(lambda: worker(first, sr), "the master's worker")
+        left = worker(first, sr)
+        with sqlite3.connect(database) as connection:
+            connection.execute("UPDATE sr SET master = ?", (second.ref,))
+        wait_until(lambda: gone(left), "its end")
+        wait_until(lambda: worker(second, sr), "the new master's worker")
+        assert worker(first, sr) is None
+
+
+def test_the_line_about_all_srs() -> None:
+    job = RunningJob("1", "coalesce", ("a",), 0, bytes_done=3 << 20, bytes_total=9 << 20)
+    working = Status("a", "", State.WORKING, 0, 0, jobs=(job, job))
+    idle = Status("b", "", State.IDLE, 0, 0)
+    assert summary([]) == "no SR to collect"
+    assert summary([idle, None]) == "2 SRs: 1 idle, 1 starting"
+    said = "2 SRs: 1 working, 1 idle; 2 jobs, 6 of 18 MiB, 0 MiB/s"
+    assert summary([working, idle]) == said
+
+
+def test_a_notifier_without_systemd_is_silent() -> None:
+    Notifier({}).say(READY="1")
+    Notifier({"NOTIFY_SOCKET": "/nowhere/at/all"}).say(READY="1")
+    assert Notifier({"WATCHDOG_USEC": "2000000"}).watchdog_seconds == 2
+    assert Notifier({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}).watchdog_seconds is None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as abstract:
+        abstract.bind(f"\0sm-test-{os.getpid()}")
+        Notifier({"NOTIFY_SOCKET": f"@sm-test-{os.getpid()}"}).say(READY="1", STATUS="here")
+        assert abstract.recv(100) == b"READY=1\nSTATUS=here"
+
+
+def test_the_unit(tmp_path: Path) -> None:
+    parser = ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(UNIT.read_text())
+    service = parser["Service"]
+    assert (service["Type"], service["ExecStart"]) == ("notify", "/usr/bin/env sm-gc")
+    assert float(service["WatchdogSec"]) > 180, "a hung worker is killed first"
+    tool = shutil.which("systemd-analyze")
+    if tool is not None:
+        shutil.copy(UNIT, tmp_path / UNIT.name)
+        ended = subprocess.run(
+            [tool, "verify", str(tmp_path / UNIT.name)], capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_status_is_no_temporary_file(site: Site) -> None:
+    sr = site.create_sr()
+    site.sm("gc", "run", "--sr", sr)
+    folder = status_path(site.root / "run", sr).parent
+    assert [path.name for path in folder.iterdir()] == [f"{sr}.status.json"]
