@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sm import process
-from sm.errors import SmError, SrExists
+from sm.errors import SmError, SrExists, SrInUse
 
 SYSFS = Path("/sys")
 LOOK_SECONDS = 60.0
@@ -58,17 +58,25 @@ def below(device: Path, sysfs: Path = SYSFS) -> list[Path]:
     return [Path("/dev", path.name) for path in sorted(entry.iterdir())] if entry.is_dir() else []
 
 
+def is_in_use(device: Path) -> bool:
+    """Whether a device is mounted, swapped to, or has another one mapped onto it."""
+    try:
+        # The kernel lets nobody have such a device alone (open(2)).
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return True
+        raise SmError(f"{device}: {error.strerror}", name="InvalidDev") from error
+    return False
+
+
 def require_empty(device: Path, sysfs: Path = SYSFS) -> None:
     """Raise `SrExists` when a device holds anything known, and `SRInUse` when it is in use."""
     parts = partitions(_of_sysfs(device, sysfs))
     if parts:
         raise SrExists(f"{device} has partitions: {', '.join(parts)}")
-    try:
-        # The kernel lets nobody have a device alone that is mounted, mapped, or swapped to.
-        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
-    except OSError as error:
-        name = "SRInUse" if error.errno == errno.EBUSY else "InvalidDev"
-        raise SmError(f"{device}: {error.strerror}", name=name) from error
+    if is_in_use(device):
+        raise SrInUse(f"{device} is mounted, or a part of another device")
     command = ["wipefs", "--json", "--no-act", "--", str(device)]
     found = parse_signatures(process.run(command, timeout=LOOK_SECONDS, inspect=True).stdout)
     if found:

@@ -47,8 +47,12 @@ class Session:
     iqn: str
     address: str
     port: int
-    host: int
     place: Path
+
+    @property
+    def name(self) -> str:
+        """Which one it is, until this host boots again."""
+        return self.place.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +123,10 @@ def sessions(sysfs: Path) -> list[Session]:
         connection = sysfs / "class" / "iscsi_connection" / f"connection{number}:0"
         # .../host0/session1/iscsi_session/session1
         place = entry.resolve().parent.parent
-        host = place.parent.name.removeprefix("host")
         port = read(connection / "persistent_port")
-        if read(entry / "state") == "LOGGED_IN" and host.isdigit() and port.isdigit():
+        if read(entry / "state") == "LOGGED_IN" and port.isdigit():
             address = read(connection / "persistent_address")
-            found.append(Session(read(entry / "targetname"), address, int(port), int(host), place))
+            found.append(Session(read(entry / "targetname"), address, int(port), place))
     return found
 
 

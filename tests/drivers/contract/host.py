@@ -89,8 +89,7 @@ class Host:
     def chain(self, vdi_uuid: str) -> list[ImageRef]:
         """The images of a disk, uppermost first, usable at their paths."""
         repository = self.repository()
-        nodes = repository.look("test").forest.chain(vdi_uuid)
-        return [repository.image(node) for node in nodes]
+        return repository.images(repository.look("test").forest.chain(vdi_uuid))
 
     def write(self, vdi_uuid: str, offset: int, length: int, byte: int) -> None:
         """What a guest writes."""

@@ -44,7 +44,7 @@ class Place(ABC):
         """What is in use on this machine because of the place, besides mounts."""
         return set()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most places are below a folder that goes away
         """Take the place away."""
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sm.block.mounts import TABLE, parse_table
-from tests.support.servers.kernel import call
+from tests.support.lvm.tools import call
+from tests.support.servers.iscsi import IscsiServer
 from tests.support.servers.nfs import NfsServer
 
 
@@ -16,6 +17,12 @@ from tests.support.servers.nfs import NfsServer
 def nfs_server() -> NfsServer:
     """An NFS server on 127.0.0.1."""
     return NfsServer()
+
+
+@pytest.fixture(scope="session")
+def iscsi_server() -> IscsiServer:
+    """An iSCSI target on 127.0.0.1 that lets everybody in."""
+    return IscsiServer()
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.support.servers.kernel import call, in_a_guest
+from tests.support.lvm.tools import call
+from tests.support.servers.kernel import require_guest
 
 ROOT = Path("/srv/nfs")
 """What is exported: clients of version 3 name it so, for those of version 4 it is `/`."""
@@ -18,7 +19,7 @@ class NfsServer:
     """Runs until the guest ends."""
 
     def __init__(self) -> None:
-        assert in_a_guest()
+        require_guest()
         call("modprobe", "--all", "nfsd", "nfs", "nfsv3", "nfsv4")
         call("mount", "-t", "tmpfs", "tmpfs", STATE)
         for name in ("v4recovery", "sm", "sm.bak", "rpc_pipefs"):
