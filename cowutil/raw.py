@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sm.cowutil.base import CheckReport, ImageFormat, ImageInfo, Layer, SizeLimits, ToolRunner
+from sm.cowutil.device import forget_cached
 from sm.cowutil.errors import ImageCorrupt, ImageNotRecognised, SizeOutOfRange
 from sm.cowutil.stream import Measure, Piece, Read, Zeroes
 
@@ -40,6 +41,7 @@ def open_image(path: Path, flags: int = os.O_RDONLY) -> tuple[int, int]:
         mode = os.fstat(descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise ImageNotRecognised(path, "is neither a regular file nor a block device")
+        forget_cached(descriptor)
         return descriptor, os.lseek(descriptor, 0, os.SEEK_END)
     except BaseException:
         os.close(descriptor)

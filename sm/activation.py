@@ -12,6 +12,7 @@ from there, to the end or back.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
@@ -20,13 +21,22 @@ from sm import claims, keys
 from sm.datapath.base import Disk, Endpoint
 from sm.datapath.choose import Datapaths
 from sm.datapath.links import Links
-from sm.errors import Busy, DuplicateKey, HostUnreachable, VdiInUse, VdiUnavailable
-from sm.hosts import leaf_switch
+from sm.errors import (
+    Busy,
+    DuplicateKey,
+    HostUnreachable,
+    SmError,
+    VdiInUse,
+    VdiUnavailable,
+)
+from sm.hosts import leaf_switch, naming
 from sm.hosts.calls import ask, host_by_uuid
 from sm.owner import Owner, has_ended, host_of
 from sm.pool.base import VdiRecord
 from sm.repository import Repository
 from sm.tree import Forest
+
+log = logging.getLogger(__name__)
 
 OPERATION = "vdi_activate"
 CLAIM_WAIT_SECONDS = 20.0
@@ -62,9 +72,21 @@ def deactivate(repository: Repository, vdi_uuid: str) -> None:
     stop(repository, vdi_uuid)
     record = repository.vdis().get(vdi_uuid)
     if record is not None:
+        _give_back_room(repository, record)
         _clear_mark(repository, record)
         key = keys.host_key(repository.pool.this_host().ref)
         repository.pool.remove_from_vdi_sm_config(record.ref, key)
+
+
+def _give_back_room(repository: Repository, record: VdiRecord) -> None:
+    """Tell the SR master that nobody writes to the disk any more; it may be told later as well."""
+    host = repository.pool.this_host().ref
+    if not repository.store.sized or repository.active_hosts(record).get(host) != "RW":
+        return
+    try:
+        ask(repository, repository.master, "take_back_room", vdi_uuid=record.uuid)
+    except SmError as error:
+        log.warning("the volume of %s keeps its size: %s", record.uuid, error)
 
 
 def reset(repository: Repository, vdi_uuid: str, host_ref: str, *, certain: bool) -> None:
@@ -92,6 +114,8 @@ def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
     disk = Disk(repository.uuid, vdi_uuid)
     forest = repository.look(OPERATION).forest
     check_usable(forest, vdi_uuid)
+    if writable and repository.store.sized:
+        ask(repository, repository.master, "give_room", vdi_uuid=vdi_uuid)
     chain = repository.images(forest.chain(vdi_uuid))
     datapaths, links = Datapaths(repository.settings), Links(repository.settings)
     path = links.prepare_file(disk) if repository.settings.expose == "fuse" else None
@@ -189,7 +213,7 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
     present = repository.active_hosts(record)
     disk = Disk(repository.uuid, vdi_uuid)
     found = Datapaths(repository.settings).find(disk)
-    if found is not None and found[1].paused and leaf_switch.entry_of(repository, disk) is not None:
+    if found is not None and found[1].paused and naming.entry_of(repository, vdi_uuid) is not None:
         # With the disk's lock held: whoever held its users for the last step of a merge has ended.
         with repository.locked(OPERATION):
             leaf_switch.settle(repository, disk)

@@ -60,6 +60,7 @@ class Settings:
     service copies nothing in the first `gc_quiet_seconds` after an attach, runs `gc_parallel`
     copies of one SR at once at most, and takes a worker that says nothing for `gc_hang_seconds`
     for hung; where `gc_metrics_listen` names an address, it gives figures to Prometheus there.
+    `thin_spare_bytes`: what a thin volume that is written is given beyond what it uses.
     """
 
     root: Path
@@ -84,6 +85,7 @@ class Settings:
     gc_hang_seconds: float
     gc_metrics_listen: str
     pause_seconds: float
+    thin_spare_bytes: int
 
     @property
     def run(self) -> Path:
@@ -159,6 +161,7 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         gc_hang_seconds=_number(options, "gc_hang_seconds", 180.0, 1.0),
         gc_metrics_listen=options.get("gc_metrics_listen", ""),
         pause_seconds=_number(options, "pause_seconds", 2.0, 0.0, more=True),
+        thin_spare_bytes=int(_number(options, "thin_spare_mib", 256.0, 4.0)) << 20,
     )
 
 

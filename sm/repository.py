@@ -75,6 +75,11 @@ class Repository:
         if not self.pool.is_sr_master(self.record):
             raise SmError(f"SR {self.uuid} is shared", name="LVMMaster")
 
+    @property
+    def master(self) -> str:
+        """The reference of the host that may change the SR's chains."""
+        return self.pool.sr_master(self.record)
+
     @cached_property
     def record(self) -> SrRecord:
         """The SR's record in the pool, as it was when first asked for."""

@@ -46,6 +46,7 @@ from sm.records import BASE_COPY_NAME, sm_config_of
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.tree import Node
+from sm.volumes.base import Room
 
 log = logging.getLogger(__name__)
 
@@ -255,9 +256,17 @@ def _displace(repository: Repository, cow: CowUtil, leaf: Node, base: Node) -> b
         leaf.format,
         base.uuid,
         lambda path: cow.snapshot(path, below, leaf.virtual_size),
-        repository.room(leaf.format, leaf.virtual_size, written=True),
+        _room(repository, leaf),
     )
     return _follow(repository, leaf.uuid)
+
+
+def _room(repository: Repository, leaf: Node) -> Room:
+    """What the new leaf needs: room to be written to at once, if somebody serves it."""
+    room = repository.room(leaf.format, leaf.virtual_size, written=True)
+    if not users.of_disks(repository, {leaf.uuid}):
+        return room
+    return replace(room, now=room.now + repository.settings.thin_spare_bytes)
 
 
 def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi) -> None:

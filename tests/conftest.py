@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.leftovers import end_processes
 from tests.support.site import Site
 
 
@@ -17,17 +16,8 @@ def _no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """End every process that still works below the folder of a test: datapaths outlive commands."""
     folder = str(request.getfixturevalue("tmp_path")) if "tmp_path" in request.fixturenames else ""
     yield
-    if not folder:
-        return
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes()
-            if os.fsencode(folder) in words:
-                os.kill(int(entry.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+    if folder:
+        end_processes(folder)
 
 
 @pytest.fixture

@@ -98,10 +98,19 @@ def create_argv(path: Path, size: int, parent: ImageRef | None) -> list[str]:
     ]
 
 
+def past_cache(path: Path, *options: str) -> list[str]:
+    """Options that keep a tool from what this host remembers of a device; see `sm.cowutil.device`.
+
+    `options` are those that name the cache mode of each image that the tool opens.
+    """
+    return [word for option in options if path.is_block_device() for word in (option, "none")]
+
+
 def rebase_argv(path: Path, parent: ImageRef | None) -> list[str]:
     """Write another backing name and format into the header, or take them out."""
     backing = ["-b", parent.path.name, "-F", parent.format] if parent else ["-b", ""]
-    return [QEMU_IMG, "rebase", "-q", "-u", *backing, spelled(alone(path))]
+    cache = past_cache(path, "-t", "-T")
+    return [QEMU_IMG, "rebase", "-q", "-u", *cache, *backing, spelled(alone(path))]
 
 
 def resize_argv(image: Graph, size: int) -> list[str]:
@@ -111,7 +120,8 @@ def resize_argv(image: Graph, size: int) -> list[str]:
 
 def repair_argv(path: Path, what: str) -> list[str]:
     """Repair `leaks` or `all`."""
-    return [*DIES_WITH_US, QEMU_IMG, "check", "-q", "-r", what, spelled(alone(path))]
+    cache = past_cache(path, "-T")
+    return [*DIES_WITH_US, QEMU_IMG, "check", "-q", *cache, "-r", what, spelled(alone(path))]
 
 
 def commit_argv(
@@ -120,7 +130,9 @@ def commit_argv(
     """Merge `chain[:into]` into `chain[into]`; `-d` leaves the merged images as they are."""
     rate = [] if bytes_per_second is None else ["-r", str(bytes_per_second)]
     return [
-        *(*DIES_WITH_US, QEMU_IMG, "commit", "-p", "-d", *rate, "-b", node_name(chain[into:])),
+        *(*DIES_WITH_US, QEMU_IMG, "commit", "-p", "-d", *rate),
+        *past_cache(chain[into].path, "-t"),
+        *("-b", node_name(chain[into:])),
         spelled(graph(chain)),
     ]
 
@@ -129,6 +141,7 @@ def nbd_argv(chain: Sequence[ImageRef], address: Path) -> list[str]:
     """Serve the first image of a chain for writing to one client, and end when that hangs up."""
     return [
         *(*DIES_WITH_US, "qemu-nbd", "-k", str(address)),
+        *past_cache(chain[0].path, "--cache"),
         spelled(graph(chain)),
     ]
 

@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol, Self
 
+from sm.cowutil.device import forget_cached
 from sm.cowutil.errors import ImageBusy, ImageNotRecognised
 from sm.cowutil.holes import punch_hole
 
@@ -156,6 +157,7 @@ def open_file(path: Path, access: Access) -> ImageFile:
         mode = os.fstat(descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise ImageNotRecognised(path, "is neither a regular file nor a block device")
+        forget_cached(descriptor)
         if access is not Access.READ:
             _lock(path, descriptor)
     except BaseException:

@@ -27,7 +27,7 @@ from sm.gc.merges import leaf, merge
 from sm.gc.merges.merge import Done, Overtaken, Postponed, Work
 from sm.gc.plan.planner import LeafCoalesce
 from sm.hosts.calls import ask
-from sm.hosts.leaf_switch import STAGE
+from sm.hosts.naming import STAGE
 from sm.journal import Entry
 from sm.repository import Repository
 from sm.users import User

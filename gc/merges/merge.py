@@ -146,8 +146,8 @@ def start(
         growth = held.minus(own).total + unknown
         short = _require_space(repository, refs[into], growth, alone=alone)
         entry, claim = _publish(repository, operation, chain, into, images)
-        if not short and not written:
-            _reserve(repository, entry, growth)
+        if not short and (not written or repository.store.sized):
+            _reserve(repository, entry, growth, becomes_leaf=chain[0] if written else None)
         # Published first, looked second: an activation that this misses will see the claim.
         above = tuple(users.above(repository, forest, images[-1]))
     steps = AT_ONCE
@@ -186,10 +186,14 @@ def _publish(
         raise
 
 
-def _reserve(repository: Repository, entry: Entry, growth: int) -> None:
+def _reserve(repository: Repository, entry: Entry, growth: int, becomes_leaf: Node | None) -> None:
+    """Give the target room for what it is to hold, and for what its users will write to it then."""
+    into, image_format = entry.data["into"], entry.data["format"]
     try:
-        into, image_format = entry.data["into"], entry.data["format"]
         repository.store.reserve(into, image_format, costs.space_for(growth))
+        if becomes_leaf is not None:
+            room = repository.room(image_format, becomes_leaf.virtual_size, written=True)
+            repository.store.make_room(into, image_format, room, in_use=False)
     except BaseException:
         release(repository, entry)
         raise

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from sm import claims, keys
+from sm import claims, keys, room
 from sm.datapath.base import CommittingDatapath, Datapath, Disk, Job, JobState, Served
 from sm.datapath.choose import Datapaths
 from sm.errors import BadRequest, Busy, SmError, Unimplemented, VdiMissing
@@ -175,6 +175,25 @@ def _kick(repository: Repository, arguments: Arguments) -> Answer:
     return {"heard": kick(repository.settings.run, repository.uuid)}
 
 
+def _give_room(repository: Repository, arguments: Arguments) -> Answer:
+    """Give the volume of a disk the room that it needs to be written, `now` bytes at least.
+
+    Only without `now` is it known that nobody has it open. The caller has the lock of the disk.
+    """
+    try:
+        now = int(arguments["now"]) if "now" in arguments else None
+    except ValueError as error:
+        raise BadRequest(f"now is {arguments['now']!r}") from error
+    room.give(repository, arguments["vdi_uuid"], now)
+    return {}
+
+
+def _take_back_room(repository: Repository, arguments: Arguments) -> Answer:
+    """Take what the volume of a disk does not need, which the caller has just closed."""
+    room.take_back(repository, arguments["vdi_uuid"])
+    return {}
+
+
 ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
     "look": _look,
     "refresh": _refresh,
@@ -185,6 +204,8 @@ ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
     "commit_finish": _commit_finish,
     "commit_stop": _commit_stop,
     "give_way": _give_way,
+    "give_room": _give_room,
+    "take_back_room": _take_back_room,
     "kick": _kick,
     **leaf_actions.ACTIONS,
 }

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from sm.config import Settings
 from sm.cowutil.errors import ImageError
-from sm.errors import BadRequest, HostUnreachable, SmError, code_table
+from sm.errors import BadRequest, HostUnreachable, SmError
 from sm.hosts.actions import perform
+from sm.hosts.answers import ask_other, failure, result_of, success
 from sm.hosts.arguments import Answer, Arguments
 from sm.log import about
 from sm.owner import boot_id
@@ -31,11 +32,9 @@ def ask(repository: Repository, host_ref: str, function: str, **arguments: str) 
     Raises what the host raises, by its SMAPI code, and `HostUnreachable` when it does not answer:
     then it may have done it or not.
     """
-    pool = repository.pool
-    if host_ref == pool.this_host().ref:
+    if host_ref == repository.pool.this_host().ref:
         return perform(repository, function, arguments)
-    text = pool.call_host(host_ref, function, {"sr_uuid": repository.uuid, **arguments})
-    return _result(pool, host_ref, text)
+    return ask_other(repository, host_ref, function, **arguments)
 
 
 def hello(pool: Pool, host_ref: str) -> Answer:
@@ -43,22 +42,7 @@ def hello(pool: Pool, host_ref: str) -> Answer:
 
     This host is called as the others are. Raises as `ask`.
     """
-    return _result(pool, host_ref, pool.call_host(host_ref, HELLO, {}))
-
-
-def _result(pool: Pool, host_ref: str, text: str) -> Answer:
-    try:
-        answer = json.loads(text)
-        if "result" in answer:
-            return dict(answer["result"])
-        name, detail = str(answer["error"]["name"]), str(answer["error"]["detail"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise HostUnreachable(f"host {host_ref} answers senselessly: {text[:200]!r}") from error
-    named = {host.ref: host.name_label for host in pool.hosts()}.get(host_ref, host_ref)
-    said = f"host {named}: {detail}"
-    if name == HostUnreachable.name:
-        raise HostUnreachable(said)
-    raise SmError(said, name=name if name in code_table() else SmError.name)
+    return result_of(pool, host_ref, pool.call_host(host_ref, HELLO, {}))
 
 
 def answer(settings: Settings, pool: Pool, function: str, arguments: Arguments) -> str:
@@ -73,26 +57,18 @@ def _answer(settings: Settings, pool: Pool, function: str, arguments: Arguments)
         if expected != settings.host_uuid:
             raise HostUnreachable(f"this is host {settings.host_uuid}, not {expected}")
         if function == HELLO:
-            return _success({"host": settings.host_uuid, "boot": boot_id(), "version": VERSION})
+            return success({"host": settings.host_uuid, "boot": boot_id(), "version": VERSION})
         if "sr_uuid" not in arguments:
             raise BadRequest(f"{function}: sr_uuid is missing")
         require_uuid(arguments["sr_uuid"])
         repository = Repository.open(arguments["sr_uuid"], settings, pool)
-        return _success(perform(repository, function, arguments))
+        return success(perform(repository, function, arguments))
     except SmError as error:
         log.info("%r: %s", function, error)
-        return _failure(error)
+        return failure(error)
     except (ImageError, OSError) as error:
         log.warning("%r: %s", function, error, exc_info=error)
-        return _failure(SmError(str(error)))
-
-
-def _success(result: Answer) -> str:
-    return json.dumps({"result": result})
-
-
-def _failure(error: SmError) -> str:
-    return json.dumps({"error": {"name": error.code_name, "detail": error.detail}})
+        return failure(SmError(str(error)))
 
 
 def host_by_uuid(pool: Pool, uuid: str) -> str:

@@ -9,7 +9,7 @@ from sm.cowutil.base import ImageRef
 from sm.datapath.base import Disk, MirroringDatapath
 from sm.datapath.choose import Datapaths
 from sm.errors import BadRequest, Busy, Unimplemented, VdiMissing
-from sm.hosts import leaf_switch
+from sm.hosts import leaf_switch, naming
 from sm.hosts.arguments import Answer, Arguments, job_answer, locked
 from sm.repository import Repository
 from sm.uuids import require_uuid
@@ -58,11 +58,24 @@ def _leaf_settle(repository: Repository, arguments: Arguments) -> Answer:
         return {"served": leaf_switch.settle(repository, disk)}
 
 
+def _leaf_supersede(repository: Repository, arguments: Arguments) -> Answer:
+    """As the SR master: let the image that a leaf was merged into take the leaf's name."""
+    naming.supersede_as_master(repository, arguments["vdi_uuid"], arguments["claim"])
+    return {}
+
+
+def _leaf_superseded(repository: Repository, arguments: Arguments) -> Answer:
+    """As the SR master: whether that took place; if not, it never will."""
+    return {"done": naming.superseded_as_master(repository, arguments["vdi_uuid"])}
+
+
 ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
     "mirror_start": _mirror_start,
     "mirror_look": _mirror_look,
     "leaf_switch": _leaf_switch,
     "leaf_settle": _leaf_settle,
+    "leaf_supersede": _leaf_supersede,
+    "leaf_superseded": _leaf_superseded,
 }
 """By name, each about a disk; see `sm.hosts.actions`."""
 
@@ -75,7 +88,7 @@ def _into(repository: Repository, arguments: Arguments, disk: Disk) -> ImageRef:
     """
     into, claim = arguments["into"], arguments["claim"]
     require_uuid(into)
-    entry = leaf_switch.entry_of(repository, disk)
+    entry = naming.entry_of(repository, disk.vdi)
     if entry is None or (entry.data["into"], entry.data["claim"]) != (into, claim):
         raise Busy(f"the merge of the leaf of {disk.vdi} is no longer wanted")
     image_format = entry.data["format"]

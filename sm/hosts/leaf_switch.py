@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sm import coverage
@@ -26,14 +27,11 @@ from sm.cowutil.registry import Formats
 from sm.datapath.base import Datapath, Disk, MirroringDatapath, NotInTime, Served
 from sm.datapath.choose import Datapaths
 from sm.errors import Busy, SmError
+from sm.hosts import naming
 from sm.hosts.arguments import locked
-from sm.journal import Entry
 from sm.repository import Repository
 
 log = logging.getLogger(__name__)
-
-STAGE = "leaf-active"
-"""The stage of the journal entry of such a merge, until its end is known. Its data has `into`."""
 
 WORK_SHARE = 0.75
 """Of the time for which users may be held; the rest is for the switch, and to open the chain."""
@@ -73,13 +71,6 @@ class _Merge:
         return self.chain[self.into]
 
     @property
-    def base_uuid(self) -> str:
-        named = self.repository.store.parent_uuid(self.base.path.name)
-        if named is None:
-            raise SmError(f"{self.base.path} is no image of the SR")
-        return named[0]
-
-    @property
     def left(self) -> tuple[ImageRef, ...]:
         """The chain that is served after the switch: the base has the leaf's name."""
         return (self.chain[0], *self.chain[self.into + 1 :])
@@ -90,7 +81,13 @@ class _Merge:
 
     @property
     def switched(self) -> bool:
-        return self.repository.store.superseded(self.disk.vdi, self.base.format, self.base_uuid)
+        """Whether the switch took place; if not, it does not any more."""
+        return naming.superseded(self.repository, self.disk.vdi)
+
+    def prepare(self, chain: Sequence[ImageRef]) -> None:
+        """See that the paths of a chain mean its images, on this host."""
+        found = [self.repository.store.parent_uuid(image.path.name) for image in chain]
+        self.repository.store.prepare([each for each in found if each is not None])
 
 
 def switch(
@@ -124,11 +121,13 @@ def switch(
                 datapath.pause(disk, seconds * WORK_SHARE)
                 copied = _copy_rest(work, deadline, budget)
             repository.journal.observe("leaf-switch: unhide")
+            work.prepare(work.chain)
             work.cow.set_hidden(into.path, False)
             _require_time(deadline)
             repository.journal.observe("leaf-switch: supersede")
-            repository.store.supersede(disk.vdi, into.format, work.base_uuid)
+            naming.supersede(repository, disk.vdi)
             repository.journal.observe("leaf-switch: resume")
+            work.prepare(work.left)
             datapath.resume(disk, work.left)
         except BaseException:
             _go_on(work, datapath)
@@ -147,7 +146,7 @@ def settle(repository: Repository, disk: Disk) -> bool:
     The lock of the disk is held, and the SR's.
     """
     found = Datapaths(repository.settings).find(disk)
-    entry = entry_of(repository, disk)
+    entry = naming.entry_of(repository, disk.vdi)
     if entry is None or found is None:
         return found is not None
     datapath, served = found
@@ -158,14 +157,9 @@ def settle(repository: Repository, disk: Disk) -> bool:
         _go_on(_Merge(repository, disk, served.chain, places[0]), datapath)
     elif served.paused:
         # Some note the new chain before they open it.
+        _Merge(repository, disk, served.chain, 0).prepare(served.chain)
         datapath.resume(disk, served.chain)
     return True
-
-
-def entry_of(repository: Repository, disk: Disk) -> Entry | None:
-    """The journal entry of a merge of the leaf of a disk in use."""
-    found = (entry for entry in repository.journal.entries() if entry.stage == STAGE)
-    return next((entry for entry in found if entry.key == disk.vdi), None)
 
 
 class _TooMuch(SmError):
@@ -191,6 +185,7 @@ def _go_on(work: _Merge, datapath: Datapath) -> None:
     May be repeated, and does nothing where they are not held.
     """
     switched = work.switched
+    work.prepare(work.left if switched else work.chain)
     if not switched and work.cow.info(work.base.path).hidden is False:
         work.cow.set_hidden(work.base.path, True)
     if datapath.find(work.disk) is None:
@@ -247,7 +242,7 @@ def settle_all(repository: Repository) -> None:
 
     A disk whose lock somebody has is left to them; one that cannot go on, to the next try.
     """
-    merged = {entry.key for entry in repository.journal.entries() if entry.stage == STAGE}
+    merged = {e.key for e in repository.journal.entries() if e.stage == naming.STAGE}
     if not merged:
         return
     for served in Datapaths(repository.settings).served():

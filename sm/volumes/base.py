@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 Make = Callable[[Path], None]
 """Writes an image at a path that is not yet visible to anybody else."""
@@ -74,6 +74,12 @@ class Space:
 
 class VolumeStore(ABC):
     """The volumes of one attached SR, and a few small records that must survive with them."""
+
+    sized: ClassVar[bool] = False
+    """Whether a volume has a size of its own, so that an image must be given room to grow."""
+
+    named_by_master: ClassVar[bool] = False
+    """Whether only the SR master may rename volumes; else any host with the SR lock of its own."""
 
     @abstractmethod
     def require_present(self) -> None:
@@ -168,16 +174,16 @@ class VolumeStore(ABC):
         The volume of a hidden image may be only read from here on, but for `writing`.
         """
 
-    def has_room(self, uuid: str, image_format: str, room: Room) -> bool:
-        """Whether `make_room` would find nothing to do; any host may ask."""
-        del uuid, image_format, room
-        return True
+    def make_room(self, uuid: str, image_format: str, room: Room, *, in_use: bool) -> None:
+        """Let a volume be written to, and have the size that such a one needs at least.
 
-    def make_room(self, uuid: str, image_format: str, room: Room) -> None:
-        """Let a volume be written to, and have the size that such a one needs.
-
-        Raises `SrNoSpace`. Nothing to do where volumes grow by themselves.
+        `in_use`: some host has it open for writing, and sees to the end of the image by itself.
+        Raises `SrNoSpace`. Nothing to do where volumes have no size of their own.
         """
+        del uuid, image_format, room, in_use
+
+    def give_back_room(self, uuid: str, image_format: str, room: Room) -> None:
+        """Take from a volume, which nobody has open, what is more than `room`."""
         del uuid, image_format, room
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,8 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from sm.config import load
+from sm.volumes.lvm import making
+from tests.support.leftovers import end_processes
 from tests.support.lvm.loop import LoopDisk, attached
 from tests.support.lvm.tools import call
+from tests.support.site import Site
 
 MIB = 1 << 20
 VOLUME_GROUP_SIZE = 256 * MIB
@@ -55,3 +60,37 @@ def volume_group(loop_disk: Callable[[int], LoopDisk]) -> Iterator[VolumeGroup]:
     call("vgcreate", "--physicalextentsize", extent, group.name, group.disk.device)
     yield group
     call("vgremove", "-ff", "--yes", group.name)
+
+
+class LvmSite(Site):
+    """A site whose SRs are volume groups, each on a disk of its own."""
+
+    def __init__(self, folder: Path, disk: Callable[[int], LoopDisk], allocation: str) -> None:
+        super().__init__(folder)
+        self._disk = disk
+        self._allocation = allocation
+
+    def create_sr(self, name: str = "store", size: int = 2048 * MIB) -> str:
+        """An LVM SR on a new disk; returns its UUID."""
+        device = self._disk(size).device
+        created = self.sm(
+            *("sr", "create", "--name", name, "--type", "lvm"),
+            *("--device-config", f"device={device}"),
+            *("--device-config", f"allocation={self._allocation}"),
+        )
+        return str(created["uuid"])
+
+
+@pytest.fixture(params=["thick", "thin"])
+def site(
+    request: pytest.FixtureRequest, tmp_path: Path, loop_disk: Callable[[int], LoopDisk]
+) -> Iterator[LvmSite]:
+    """A storage manager whose SRs are volume groups, by either way of allocation."""
+    made = LvmSite(tmp_path, loop_disk, request.param)
+    made.root.mkdir()
+    (made.root / "sm.conf").write_text("[sm]\npool = embedded\nthin_spare_mib = 16\n")
+    yield made
+    end_processes(str(tmp_path))
+    made.release()
+    for note in (made.root / "run" / "attached").glob("*.json"):
+        making.remove_group(json.loads(note.read_text())["place"], load(made.root))

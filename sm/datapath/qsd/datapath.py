@@ -171,13 +171,14 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
             raise DatapathFailed(f"{disk.vdi} does not have {top.path} and {base.path} open")
         if note.read_only:
             raise DatapathFailed(f"{disk.vdi} is open read-only")
-        own = nodes_of(note)
-        top_node, base_node = (own[note.chain.index(image)].number for image in (top, base))
-        merge = Merge.find(own, top_node, base_node)
         with self._qmp(disk) as qmp:
             # A commit that was noted, and of which the daemon knows nothing, was never begun.
             if END in note.extra.get(COMMIT, {}) or commit.find_job(qmp) is not None:
                 raise Busy(f"{disk.vdi} has a commit")
+            note = self._unsealed(qmp, note, base)
+            own = nodes_of(note)
+            top_node, base_node = (own[note.chain.index(image)].number for image in (top, base))
+            merge = Merge.find(own, top_node, base_node)
             self._notes.write(with_nodes(note, own, {"top": top_node, "base": base_node}))
             try:
                 commit.start(qmp, merge, bytes_per_second)
@@ -228,6 +229,14 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
             if found is not None and found["status"] != "concluded":
                 qmp.call("job-cancel", {"id": commit.JOB})
 
+    def _unsealed(self, qmp: Qmp, note: Note, base: ImageRef) -> Note:
+        """See that an image can be merged into: it may have been open only to be read."""
+        own = nodes_of(note)
+        if not nodes.is_sealed(qmp, own[note.chain.index(base)]):
+            return note
+        fresh = nodes.relink(qmp, own[0], note.chain, read_only=note.read_only)
+        return self._notes.write(with_nodes(note, fresh))
+
     # Mirrors
 
     def start_mirror(self, disk: Disk, base: ImageRef) -> None:
@@ -239,11 +248,12 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
             raise DatapathFailed(f"{disk.vdi} is read-only, or {base.path} is not below its leaf")
         if COMMIT in note.extra:
             raise Busy(f"{disk.vdi} has a commit; finish it first")
-        run = nodes_of(note)[: note.chain.index(base) + 1]
         with self._qmp(disk) as qmp:
             # One that was noted, and of which the daemon knows nothing, was never begun.
             if leaf_commit.look(qmp) is not None:
                 raise Busy(f"{disk.vdi} has a mirror")
+            note = self._unsealed(qmp, note, base)
+            run = nodes_of(note)[: note.chain.index(base) + 1]
             self._notes.write(mirroring(note, run[-1].number))
             try:
                 leaf_commit.start(qmp, run)

@@ -5,7 +5,8 @@ Each image is two nodes, `f<number>` for the file and `n<number>` for the format
 
 The file nodes of parents are opened for writing and only their format nodes are read-only: a file
 node that must be reopened for a merge is opened again by its name, which may mean another file by
-then (qemu-storage-daemon 7.2). Of a disk that is only read nothing is opened for writing.
+then (qemu-storage-daemon 7.2). Of a disk that is only read nothing is opened for writing, nor is a
+device that may not be written to now; before it is merged into, the parents are opened afresh.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sm.cowutil.base import ImageRef
+from sm.cowutil.device import is_sealed
 from sm.cowutil.registry import QEMU_DRIVERS
 
 TOP = "top"
@@ -56,14 +58,16 @@ def number(chain: Sequence[ImageRef], first: int) -> tuple[Node, ...]:
     return tuple(Node(highest - index, image) for index, image in enumerate(chain))
 
 
-def file_options(node: Node, *, read_only: bool, device: bool = False) -> Options:
-    """The file node of an image; `device` when its path is a block device."""
+def file_options(node: Node, *, read_only: bool) -> Options:
+    """The file node of an image. A device, which other hosts may change, is read past the cache."""
     options: Options = {
-        "driver": "host_device" if device else "file",
+        "driver": "file",
         "node-name": node.file,
         "filename": str(node.image.path),
         "discard": "unmap",
     }
+    if node.image.path.is_block_device():
+        options |= {"driver": "host_device", "cache": {"direct": True}}
     return {**options, "read-only": True} if read_only else options
 
 
@@ -105,10 +109,10 @@ def image_nodes(
     for index in reversed(range(len(nodes))):
         node, leaf = nodes[index], index == 0 and not parents
         below = nodes[index + 1] if index + 1 < len(nodes) else None
-        device = node.image.path.is_block_device()
+        sealed = not leaf and is_sealed(node.image.path)
         found.append(
             (
-                file_options(node, read_only=read_only, device=device),
+                file_options(node, read_only=read_only or sealed),
                 format_options(node, below, read_only=not leaf or read_only),
             )
         )

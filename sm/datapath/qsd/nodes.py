@@ -49,6 +49,12 @@ def require_mergeable(qmp: Qmp, run: Sequence[Node]) -> None:
             )
 
 
+def is_sealed(qmp: Qmp, node: Node) -> bool:
+    """Whether the file of an image was opened only to be read."""
+    found = qmp.call("query-named-block-nodes", {"flat": True})
+    return any(each["node-name"] == node.file and each["ro"] for each in found)
+
+
 def under_top(qmp: Qmp) -> str:
     """The name of the node that `TOP` stands on now."""
     found = qmp.call("query-blockstats", {"query-nodes": True})
@@ -112,8 +118,7 @@ def add_leaf(qmp: Qmp, old: Sequence[Node], chain: Sequence[ImageRef]) -> list[N
         return [fresh, *below]
     sweep(qmp, old)
     fresh = Node(_free_number(qmp), chain[0])
-    device = fresh.image.path.is_block_device()
-    qmp.call("blockdev-add", file_options(fresh, read_only=False, device=device))
+    qmp.call("blockdev-add", file_options(fresh, read_only=False))
     try:
         qmp.call("blockdev-add", format_options(fresh, None, read_only=False))
         found = sizes(qmp)

@@ -13,16 +13,17 @@ Value = int | str | list["int | str"]
 Section = dict[str, "Value | Section"]
 
 _TOKEN = re.compile(
-    r"""[ \t\r\n\0]*(?:\#[^\n]*[ \t\r\n\0]*)*
-    (?:(?P<word>[A-Za-z0-9_.+-]+)
+    r"""(?P<word>[A-Za-z0-9_.+-]+)
     |"(?P<string>(?:[^"\\]|\\.)*)"
-    |(?P<mark>[{}=\[\],]))""",
-    re.VERBOSE,
+    |(?P<mark>[{}=\[\],])
+    |(?:[ \t\r\n\0]|\#[^\n]*)+
+    |(?P<strange>.)""",
+    re.VERBOSE | re.DOTALL,
 )
 _ESCAPE = re.compile(r"\\(.)")
 _NUMBER = re.compile(r"-?[0-9]+")
 
-Token = tuple[str | None, str]
+Token = tuple[str, str]
 """The kind of a token, `word`, `string` or `mark`, and its text."""
 
 
@@ -65,7 +66,10 @@ def strings(parent: Section, name: str) -> tuple[str, ...]:
 
 def _tokens(text: str) -> Iterator[Token]:
     for match in _TOKEN.finditer(text):
-        yield match.lastgroup, match[match.lastgroup or 0]
+        if match.lastgroup == "strange":
+            raise ValueError(f"{match[0]!r} at {match.start()}")
+        if match.lastgroup is not None:
+            yield match.lastgroup, match[match.lastgroup]
 
 
 def _section(tokens: Iterator[Token], *, outermost: bool = False) -> Section:

@@ -35,13 +35,17 @@ class Fitting:
             name.removeprefix(PREFIX) for name in self._records.read() if self.is_own(name)
         )
 
-    def extend(self, name: str, image_format: str, size: int) -> None:
-        """Extend a volume to `size` bytes; raises `SrNoSpace` with nothing changed."""
+    def extend(self, name: str, image_format: str, size: int, *, in_use: bool = False) -> None:
+        """Extend a volume to `size` bytes; raises `SrNoSpace` with nothing changed.
+
+        Of one `in_use` the end is left to whoever writes to it; the record stays until it is not.
+        """
         self._records.replace(f"{PREFIX}{name}", image_format.encode("ascii"))
         try:
             self._group.extend(name, size)
         finally:
-            self._fit(name, image_format)
+            if not in_use:
+                self._fit(name, image_format)
 
     def finish(self, wanted: Collection[str] | None = None) -> None:
         """Finish what an interrupted call left, of the volumes `wanted` or of all."""

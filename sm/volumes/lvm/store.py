@@ -32,6 +32,9 @@ from sm.volumes.lvm.sizes import Allocation
 class LvmStore(VolumeStore):
     """The images of the given formats in one volume group."""
 
+    sized = True
+    named_by_master = True
+
     def __init__(self, group: Group, formats: Formats, allocation: Allocation) -> None:
         self._group = group
         self._formats = formats
@@ -238,7 +241,9 @@ class LvmStore(VolumeStore):
         """Extend the volume beyond what its image uses."""
         name = self._writable(uuid, image_format)
         used = self._formats.get(image_format).used_size(self._group.path(name))
-        self._extend(name, image_format, used + growth)
+        size = sizes.rounded(used + growth, self._group.now().extent_size)
+        if size > self._group.volume(name).size:
+            self._fitting.extend(name, image_format, size)
 
     def trim(self, uuid: str, image_format: str) -> None:
         """Cut the volume behind its image; that of a hidden one is only read from here on."""
@@ -253,17 +258,23 @@ class LvmStore(VolumeStore):
         if image.info(path).hidden and self._group.volume(name).writable:
             self._group.set_writable(name, False)
 
-    def has_room(self, uuid: str, image_format: str, room: Room) -> bool:
-        """Compare the size of the volume, and see that it may be written to."""
-        volume = self._group.volume(ImageName(uuid, image_format).text)
-        size = sizes.wanted(room, self._allocation, self._group.now().extent_size)
-        return volume.writable and volume.size >= size
-
-    def make_room(self, uuid: str, image_format: str, room: Room) -> None:
+    def make_room(self, uuid: str, image_format: str, room: Room, *, in_use: bool) -> None:
         """Extend the volume to the size that it needs by the SR's way of allocation."""
+        name = self._prepared(uuid, image_format)
+        if not in_use:
+            self._fitting.finish([name])
+        self._allow_writing(name)
+        size = sizes.wanted(room, self._allocation, self._group.now().extent_size)
+        if size > self._group.volume(name).size:
+            self._fitting.extend(name, image_format, size, in_use=in_use)
+
+    def give_back_room(self, uuid: str, image_format: str, room: Room) -> None:
+        """Cut the volume to the size that it needs by the SR's way of allocation."""
         name = self._writable(uuid, image_format)
         size = sizes.wanted(room, self._allocation, self._group.now().extent_size)
-        self._extend(name, image_format, size)
+        if size < self._group.volume(name).size:
+            self._formats.get(image_format).fit(self._group.path(name), size)
+            self._group.reduce(name, size)
 
     @contextmanager
     def writing(self, uuid: str, image_format: str) -> Iterator[None]:
@@ -278,11 +289,6 @@ class LvmStore(VolumeStore):
         finally:
             if name in self._group.now().volumes:
                 self._group.set_writable(name, False)
-
-    def _extend(self, name: str, image_format: str, size: int) -> None:
-        size = sizes.rounded(size, self._group.now().extent_size)
-        if size > self._group.volume(name).size:
-            self._fitting.extend(name, image_format, size)
 
     def _writable(self, uuid: str, image_format: str) -> str:
         name = self._prepared(uuid, image_format)

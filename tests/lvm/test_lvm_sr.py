@@ -1,0 +1,32 @@
+"""Disks on LVM SRs: made, written, copied, merged, deleted, as on any other SR."""
+
+from __future__ import annotations
+
+from tests.datapath.clients import content, qemu_io
+from tests.lvm.conftest import MIB, LvmSite
+from tests.support import guest
+
+
+def test_a_disk_from_its_making_to_its_end(site: LvmSite, cow_format: str) -> None:
+    sr = site.create_sr()
+    empty = site.repository(sr).store.space().free
+    disk = site.create_vdi(sr, cow_format, 64 * MIB)
+    uri = site.activate(disk)
+    qemu_io(uri, f"write -P 1 0 {8 * MIB}", f"write -P 2 {32 * MIB} {MIB}", "flush")
+    snapshot = site.snapshot(disk)
+    qemu_io(uri, f"write -P 3 {4 * MIB} {8 * MIB}", "flush")
+    data = b"\x01" * (4 * MIB) + b"\x03" * (8 * MIB) + bytes(20 * MIB) + b"\x02" * MIB
+    assert content(uri, 64 * MIB) == data.ljust(64 * MIB, b"\0")
+    site.deactivate(disk)
+    kept = (b"\x01" * (8 * MIB) + bytes(24 * MIB) + b"\x02" * MIB).ljust(64 * MIB, b"\0")
+    assert guest.content(site.chain(sr, snapshot)) == kept
+    assert guest.content(site.chain(sr, disk)) == data.ljust(64 * MIB, b"\0")
+    site.delete(snapshot)
+    site.sm("gc", "run", "--sr", sr)
+    assert len(site.images(sr)) == 1
+    assert guest.content(site.chain(sr, disk)) == data.ljust(64 * MIB, b"\0")
+    site.delete(disk)
+    site.sm("gc", "run", "--sr", sr)
+    assert site.images(sr) == set()
+    assert site.repository(sr).store.space().free == empty
+    site.sm("sr", "destroy", sr)
