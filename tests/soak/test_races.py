@@ -7,12 +7,11 @@ import time
 
 from tests.datapath.clients import content, qemu_io
 from tests.gc.active import ActiveScene
+from tests.soak.kill_rounds import SIZE, collecting
 from tests.soak.rounds import SEED, rounds
-from tests.soak.test_kills import collecting
 from tests.support import guest
 from tests.support.site import MIB, Site
 
-SIZE = 32 * MIB
 LONGEST_DELAY = 0.5
 """Seconds by which one of the two is started later: about what a process takes to start."""
 

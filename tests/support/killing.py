@@ -20,18 +20,8 @@ def killed_at(site: Site, calls: str, number: int, *command: str, threads: bool 
     With `threads` the calls of each of its threads are counted, not only those of the first one;
     then it must leave no process behind, which would be waited for.
     """
-    ended = subprocess.run(
-        [
-            *("strace", *(["-f"] if threads else []), "-o", "/dev/null", "-e", f"trace={calls}"),
-            *("-e", f"inject={calls}:signal=SIGKILL:when={number}"),
-            *(SM, "--json", *command),
-        ],
-        env=site.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    injected = f"{calls}:signal=SIGKILL:when={number}"
+    ended = _traced(site, Path("/dev/null"), calls, injected, *command, children=threads)
     if ended.returncode == 0:
         return False
     assert ended.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), ended.stderr
@@ -46,10 +36,22 @@ def failing_below(
     Gives how it ended, and whether any did fail.
     """
     trace = site.folder / "trace"
-    ended = subprocess.run(
+    injected = f"{calls}:error={error}:when={number}"
+    ended = _traced(site, trace, calls, injected, *command, children=True)
+    assert "Traceback" not in ended.stderr, ended.stderr
+    failed = "(INJECTED)" in trace.read_text()
+    trace.unlink()
+    return Outcome(ended.returncode, json.loads(ended.stdout)), failed
+
+
+def _traced(
+    site: Site, trace: Path, calls: str, injected: str, *command: str, children: bool
+) -> subprocess.CompletedProcess[str]:
+    """Run `sm` with a fault among its calls, and with `children` among those of all it starts."""
+    return subprocess.run(
         [
-            *("strace", "-f", "-o", str(trace), "-e", f"trace={calls}"),
-            *("-e", f"inject={calls}:error={error}:when={number}"),
+            *("strace", *(["-f"] if children else []), "-o", str(trace)),
+            *("-e", f"trace={calls}", "-e", f"inject={injected}"),
             *(SM, "--json", *command),
         ],
         env=site.environment,
@@ -58,7 +60,3 @@ def failing_below(
         check=False,
         timeout=120,
     )
-    assert "Traceback" not in ended.stderr, ended.stderr
-    failed = "(INJECTED)" in trace.read_text()
-    trace.unlink()
-    return Outcome(ended.returncode, json.loads(ended.stdout)), failed

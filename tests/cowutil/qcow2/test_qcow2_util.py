@@ -25,6 +25,7 @@ from sm.cowutil.qcow2.util import Qcow2Util
 from sm.process import run
 from tests.cowutil.contract import subjects as qemu_contract
 from tests.cowutil.qcow2.images import MIB, alone, content, qemu, qemu_check, qemu_io
+from tests.support.small_disk import mounted
 
 UTIL = Qcow2Util(run)
 
@@ -53,15 +54,8 @@ def volumes(tmp_path: Path) -> Iterator[list[Path]]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with 4 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4M", "none", str(folder)], check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no mounts here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted(tmp_path / "small", megabytes=4) as folder:
+        yield folder
 
 
 def test_an_image_on_a_volume(volumes: list[Path]) -> None:

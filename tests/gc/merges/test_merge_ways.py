@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,20 +20,14 @@ from tests.gc.active import ActiveScene
 from tests.gc.merges.test_crash import Scene, coalesce_scene, pull_into_leaf_scene, pull_scene
 from tests.support import guest
 from tests.support.site import MIB, Site
+from tests.support.small_disk import mounted
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 96 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=96M", "none", str(folder)], check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no mounts here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted(tmp_path / "small", megabytes=96) as folder:
+        yield folder
 
 
 def collect(scene: Scene) -> list[Done]:
