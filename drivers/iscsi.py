@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from sm import durable, plugin
@@ -141,15 +142,13 @@ class LvmOverIscsiSr(LvmSr):
 
     def _unit(self, wanted: Wanted) -> Path:
         """The unit, once it has appeared; raises `ChoiceNeeded` with those that there are."""
+        reached = _reached(wanted)
+        if scsi.device_of(wanted.scsi_id, reached, devices.SYSFS) is None:
+            # In a session that was there before, for a unit that the target shows since then.
+            scsi.rescan(devices.SYSFS, {each.host for each in _matching(wanted)})
         deadline = time.monotonic() + APPEAR_SECONDS
         while True:
-            known = scsi.units(devices.SYSFS)
-            reached = [
-                unit
-                for session in iscsi.sessions(devices.SYSFS)
-                if wanted.iqn in (session.iqn, iscsi.ANY)
-                for unit in iscsi.units_of(session, known)
-            ]
+            reached = _reached(wanted)
             found = scsi.device_of(wanted.scsi_id, reached, devices.SYSFS)
             if found is not None and found.exists():
                 return found
@@ -190,7 +189,7 @@ class LvmOverIscsiSr(LvmSr):
             ):
                 initiator.logout(session)
 
-    @property
+    @cached_property
     def _locks(self) -> Locks:
         settings = self.settings
         return Locks(settings.locks, settings.host_uuid, settings.lock_seconds)
@@ -235,6 +234,17 @@ def _wanted(device_config: Mapping[str, str]) -> Wanted:
     initiator.require_initiator()
     address = reach.answering(target, port, "ISCSITarget")
     return Wanted(address, port, iqn, scsi_id, every, chap)
+
+
+def _matching(wanted: Wanted) -> list[Session]:
+    known = iscsi.sessions(devices.SYSFS)
+    return [each for each in known if wanted.iqn in (each.iqn, iscsi.ANY)]
+
+
+def _reached(wanted: Wanted) -> list[scsi.Unit]:
+    """The units of the target, or of all targets if any will do."""
+    known = scsi.units(devices.SYSFS)
+    return [unit for each in _matching(wanted) for unit in iscsi.units_of(each, known)]
 
 
 def _among(target: Target, sessions: list[Session]) -> bool:

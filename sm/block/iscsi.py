@@ -54,6 +54,11 @@ class Session:
         """Which one it is, until this host boots again."""
         return self.place.name
 
+    @property
+    def host(self) -> int:
+        """The number of the adapter that stands for it."""
+        return int(self.place.parent.name.removeprefix("host"))
+
 
 @dataclass(frozen=True, slots=True)
 class Chap:

@@ -17,7 +17,7 @@ SECTOR = 512  # unit of `size` in sysfs, whatever the device's own
 
 _KINDS = {"t10": "1", "eui": "2", "naa": "3"}
 _ADDRESS = re.compile(r"([0-9]+):([0-9]+):([0-9]+):([0-9]+)")
-_SCSI_ID = re.compile(r"[A-Za-z0-9_.:+=-]{1,200}")
+_SCSI_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+=-]{0,199}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The contract of drivers, kept by the EXT driver on loop devices."""
+"""The contract of drivers, kept by those that are given block devices of this host."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from sm.drivers.ext import ExtSr
+from sm.drivers.lvm import LvmSr
 from tests.drivers.contract.place import Place
 from tests.drivers.contract.suite import *  # noqa: F403 - the suite
+from tests.support.lvm.loop import remove_mapped
 from tests.support.lvm.tools import call
 
 SIZE = 256 << 20
@@ -26,34 +28,40 @@ class ExtPlace(Place):
         self.disk = self._disk("empty")
         self.other = self._disk("other")
 
-    def _disk(self, name: str) -> str:
+    def _disk(self, name: str) -> Path:
         image = self.folder / f"{name}.img"
         call("truncate", "-s", str(SIZE), image)
-        return call("losetup", "--find", "--show", image).strip()
+        return Path(call("losetup", "--find", "--show", image).strip())
 
     def device_config(self) -> dict[str, str]:
-        return {"device": self.disk}
+        return {"device": str(self.disk)}
 
     def foreign(self) -> dict[str, str]:
         call("mkfs.ext4", "-q", "-F", self.other)
-        return {"device": self.other}
+        return {"device": str(self.other)}
 
     def foreign_content(self) -> bytes:
-        return Path(self.other).read_bytes()
+        return self.other.read_bytes()
 
     def held(self) -> set[str]:
         return set(call("dmsetup", "ls").splitlines()) - {"No devices found"}
 
     def close(self) -> None:
-        for line in self.held():
-            call("dmsetup", "remove", "--force", line.split()[0])
         for device in (self.disk, self.other):
+            remove_mapped(device)
             call("losetup", "--detach", device)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+class LvmPlace(ExtPlace):
+    """The same, for a volume group whose volumes are the images."""
+
+    driver = LvmSr
+    formats = ("vhd",)
+
+
+@pytest.fixture(params=[ExtPlace, LvmPlace])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Two loop devices."""
-    made = ExtPlace(tmp_path)
+    made = request.param(tmp_path)
     yield made
     made.close()
