@@ -97,11 +97,16 @@ def require_name(value: str) -> str:
 def chap(device_config: Mapping[str, str]) -> Chap:
     """The CHAP settings; a password without its user, or the other way round, is refused."""
     keys = ("chapuser", "chappassword", "incoming_chapuser", "incoming_chappassword")
-    values = [given.text(device_config, key) for key in keys]
+    values = [device_config.get(key, "") for key in keys]
     for key, value in zip(keys, values, strict=True):
-        # The tool's files have a line for each setting, and cut blanks off at its ends.
-        if len(value.encode()) > LONGEST_SECRET or value != value.strip():
-            raise SmError(f"{key} is too long or has blanks at its ends", name="BadCharacter")
+        # The tool's files have a line for each setting, and cut blanks off at its ends. What is
+        # wrong with a password is not shown with it.
+        if len(value) > LONGEST_SECRET or not value.isprintable() or value != value.strip():
+            raise SmError(
+                f"{key} has more than {LONGEST_SECRET} characters, or blanks at its ends, or some"
+                " that cannot be printed",
+                name="BadCharacter",
+            )
     if bool(values[0]) != bool(values[1]) or bool(values[2]) != bool(values[3]):
         raise SmError("each chap user needs a password", name="ConfigParamsMissing")
     if values[2] and not values[0]:

@@ -11,7 +11,13 @@ from sm.block.scsi import units
 from sm.drivers.hba import LvmOverHbaSr
 from tests.datapath.clients import until
 from tests.drivers.contract.place import Place
-from tests.drivers.contract.suite import *  # noqa: F403 - the suite
+from tests.drivers.contract.suite import (  # noqa: F401 - what is tried here
+    host,
+    test_a_probe_finds_what_was_created_and_leaves_nothing,
+    test_attach_and_detach_may_be_repeated,
+    test_hostile_values_are_refused,
+    test_it_says_what_it_can_and_how_it_is_reached,
+)
 from tests.support.lvm.loop import remove_mapped
 from tests.support.lvm.tools import call
 from tests.support.servers.kernel import require_guest
