@@ -152,6 +152,13 @@ def scan(admin: Admin, options: Namespace) -> None:
     admin.output.result(document, "\n".join([f"{len(forest.nodes)} images", *lines]))
 
 
+def trim(admin: Admin, options: Namespace) -> None:
+    """Tell the devices of an SR which of their space is free, so that they may use it."""
+    sr = admin.find_sr(options.sr)
+    freed = int(str(admin.call("sr_trim", sr)))
+    admin.output.result({"uuid": sr.uuid, "bytes": freed}, f"{show_size(freed)} discarded")
+
+
 def attach(admin: Admin, options: Namespace) -> None:
     """Make an SR usable on this host.
 

@@ -90,6 +90,7 @@ def _commit_start(repository: Repository, arguments: Arguments) -> Answer:
             top, base = named[arguments["top"]], named[arguments["base"]]
         except KeyError as error:
             raise SmError(f"{disk.vdi} does not have {error} open") from error
+        repository.store.prepare([(uuid, image.format) for uuid, image in named.items()])
         datapath.start_commit(disk, top, base, _rate(arguments) or 0)
         return {}
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from sm.errors import Unimplemented
+
 Make = Callable[[Path], None]
 """Writes an image at a path that is not yet visible to anybody else."""
 
@@ -208,6 +210,13 @@ class VolumeStore(ABC):
     @abstractmethod
     def remove_unfinished(self) -> int:
         """Remove what interrupted calls left under temporary names; returns the bytes freed."""
+
+    def discard_free(self) -> int:
+        """Tell the devices which of their space is free; returns how many bytes that is.
+
+        Raises `Unimplemented` where that is not ours to tell.
+        """
+        raise Unimplemented("the file system of this SR tells its device by itself; see fstrim(8)")
 
     @abstractmethod
     def space(self) -> Space:

@@ -88,7 +88,8 @@ def site(
     """A storage manager whose SRs are volume groups, by either way of allocation."""
     made = LvmSite(tmp_path, loop_disk, request.param)
     made.root.mkdir()
-    (made.root / "sm.conf").write_text("[sm]\npool = embedded\nthin_spare_mib = 16\n")
+    lines = ("[sm]", "pool = embedded", "thin_spare_mib = 16", "pause_seconds = 15", "")
+    (made.root / "sm.conf").write_text("\n".join(lines))
     yield made
     end_processes(str(tmp_path))
     made.release()

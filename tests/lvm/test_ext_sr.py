@@ -1,4 +1,4 @@
-"""What only the EXT driver has: devices that it refuses, crashes in create, damaged file systems."""
+"""What only the EXT driver has: what it refuses, crashes in create, damaged file systems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sm.drivers.ext import PREFIX, ExtSr
 from sm.errors import SmError
 from tests.drivers.contract.host import Host
 from tests.lvm.conftest import MIB
-from tests.support.lvm.loop import LoopDisk, remove_mapped
+from tests.support.lvm.loop import LoopDisk
 from tests.support.lvm.tools import call
 
 Disks = Callable[[int], LoopDisk]
@@ -81,7 +81,8 @@ def test_a_damaged_file_system_is_not_mounted(loop_disk: Disks, tmp_path: Path) 
     group = PREFIX + host.sr_uuid
     call("lvchange", "-ay", f"{group}/{host.sr_uuid}")
     volume = Path("/dev", group, host.sr_uuid)
-    # The root folder loses its inode.
+    # The kernel has noted an error, and the root folder has lost its inode.
+    call("debugfs", "-w", "-R", "set_super_value state 2", volume)
     call("debugfs", "-w", "-R", "clri <2>", volume)
     call("lvchange", "-an", f"{group}/{host.sr_uuid}")
     error = host.refused("sr_attach")
@@ -102,44 +103,36 @@ def test_a_file_system_in_use_stays_attached(loop_disk: Disks, tmp_path: Path) -
     assert not Path("/dev", PREFIX + host.sr_uuid).exists()
 
 
-def test_create_killed_before_each_tool_may_be_repeated(loop_disk: Disks, tmp_path: Path) -> None:
-    """A child dies in place of its n-th tool, until there is none left to die at."""
+@pytest.mark.parametrize("tool", ["lvcreate", "mkfs.ext4", "umount", "vgchange"])
+def test_create_killed_before_a_tool_may_be_repeated(
+    loop_disk: Disks, tmp_path: Path, tool: str
+) -> None:
     disk = loop_disk(64 * MIB)
-    for number in range(1, 40):
-        host = made(tmp_path / f"root{number}", disk.device)
-        host.pool.close()
-        child = os.fork()
-        if child == 0:
-            with mock.patch.object(process, "run", dying(number)):
-                host.driver.create(host.sr_uuid, host.device_config, 0)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        died = os.waitstatus_to_exitcode(status) == 9
-        if not died:
-            assert host.driver.probe(host.device_config)[0].uuid == host.sr_uuid
-            break
-        found = host.driver.probe(host.device_config)
-        if found:
-            # All was done but the last word; nothing is lost, and it says so.
-            with pytest.raises(SmError, match="already"):
-                host.driver.create(host.sr_uuid, host.device_config, 0)
-        else:
+    host = made(tmp_path / "root", disk.device)
+    child = os.fork()
+    if child == 0:
+        with mock.patch.object(process, "run", dying(tool)):
             host.driver.create(host.sr_uuid, host.device_config, 0)
-        assert [each.uuid for each in host.driver.probe(host.device_config)] == [host.sr_uuid]
-        assert mounted_at(host.settings.mounts / host.sr_uuid) is None
-        remove_mapped(disk.device)
-        call("wipefs", "--all", "--force", "-q", disk.device)
-    assert number > 8
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+    assert host.driver.probe(host.device_config) == []
+    with pytest.raises(SmError, match="not made to its end"):
+        host.driver.attach(host.sr_uuid, host.device_config)
+    # Another SR must not be put over it.
+    other = made(tmp_path / "other", disk.device)
+    assert other.refused("sr_create", "0").code in (16, 42)
+    host.make()
+    assert mounted_at(host.settings.mounts / host.sr_uuid) is not None
+    host.call("sr_detach")
 
 
-def dying(number: int) -> Callable[..., Any]:
-    """A runner of tools that ends the process in place of the tool of that number."""
-    left = [number]
+def dying(tool: str) -> Callable[..., Any]:
+    """A runner of tools that ends the process in place of a certain tool."""
     real = process.run
 
     def run(argv: Sequence[str], **options: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
+        if tool in argv[:2]:
             os._exit(9)
         return real(argv, **options)
 

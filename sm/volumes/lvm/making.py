@@ -18,6 +18,9 @@ from sm.volumes.lvm.sizes import Allocation
 EXTENT = "4m"
 """What every manager in this style uses."""
 
+METADATA = "16m"
+"""Room for the text that describes the volumes, twice: each takes about 500 bytes of it."""
+
 ALLOCATION_TAG = "sm-allocation-"
 
 
@@ -32,9 +35,15 @@ def make_group(
     lvm = Lvm(devices)
     for device in devices:
         _require_empty(lvm, device)
-    tag = f"{ALLOCATION_TAG}{allocation}"
-    options = ("--physicalextentsize", EXTENT, "--setautoactivation", "n", "--addtag", tag)
-    lvm.change("vgcreate", *options, name, *map(str, devices))
+    lvm.change(
+        "vgcreate",
+        *("--physicalextentsize", EXTENT),
+        *("--metadatasize", METADATA),
+        *("--setautoactivation", "n"),
+        *("--addtag", f"{ALLOCATION_TAG}{allocation}"),
+        name,
+        *map(str, devices),
+    )
     RecordVolume(opening.open_group(name, devices, settings)).make()
 
 

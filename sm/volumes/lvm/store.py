@@ -210,9 +210,21 @@ class LvmStore(VolumeStore):
         self._fitting.finish()
         return freed
 
+    def discard_free(self) -> int:
+        """Let a volume take all that is free, discard it, and remove it again."""
+        free, name = self.space().free, self._group.trim_name
+        self._group.remove(name)
+        if free:
+            self._group.create(name, free)
+            try:
+                self._group.discard(name)
+            finally:
+                self._group.remove(name)
+        return free
+
     def _left_over(self) -> list[str]:
         present = self._group.now().volumes
-        found = []
+        found = [self._group.trim_name] if self._group.trim_name in present else []
         for name in sorted(present):
             image = names.parse(name, self._formats.names)
             if image is None or image.stage is None:

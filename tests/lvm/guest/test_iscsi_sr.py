@@ -11,6 +11,7 @@ import pytest
 
 from sm.block.iscsi import sessions
 from sm.block.scsi import units
+from sm.drivers import iscsi as driver
 from sm.drivers.iscsi import LvmOverIscsiSr
 from sm.errors import ChoiceNeeded
 from tests.drivers.contract.host import Host
@@ -49,7 +50,9 @@ def choice(host: Host, code: int) -> list[ET.Element]:
     return list(ET.fromstring(error.document))
 
 
-def test_each_missing_word_is_answered_with_a_choice(server: IscsiServer, tmp_path: Path) -> None:
+def test_each_missing_word_is_answered_with_a_choice(
+    server: IscsiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unit = server.add_unit(image(tmp_path, "unit"))
     for number, more in enumerate(({}, {"targetIQN": "iqn.2003-01.org.example:nobody"})):
         (target,) = choice(made(tmp_path / f"a{number}", **more), 96)
@@ -61,6 +64,7 @@ def test_each_missing_word_is_answered_with_a_choice(server: IscsiServer, tmp_pa
             "Port": "3260",
             "TargetIQN": server.iqn,
         }
+    monkeypatch.setattr(driver, "APPEAR_SECONDS", 2.0)
     for number, more in enumerate(({}, {"SCSIid": "3600140500000"})):
         offered = choice(made(tmp_path / f"b{number}", targetIQN=server.iqn, **more), 107)
         found = {each.findtext("SCSIid"): each for each in offered}
