@@ -153,7 +153,7 @@ def _volume(sr_uuid: str) -> Path:
 
 def _mount(volume: Path, folder: Path) -> None:
     try:
-        mounts.mount(str(volume.resolve()), folder, "ext4", OPTIONS)
+        mounts.mount(str(volume), folder, "ext4", OPTIONS)
     except ToolFailed as failed:
         raise SrUnavailable(failed.detail) from failed
 

@@ -71,11 +71,15 @@ class LvmOverIscsiSr(LvmSr):
             ("chappassword", "password for it"),
             ("incoming_chapuser", "user name by which the target proves itself"),
             ("incoming_chappassword", "password for it"),
+            ("chappassword_secret", "UUID of a secret of XAPI's, in place of chappassword"),
+            ("incoming_chappassword_secret", "the same for incoming_chappassword"),
             ("multihomed", "true: use all portals of the target"),
             *(row for row in LvmSr.info.configuration if row[0] != "device"),
         ),
         image_formats=tuple(FORMATS),
     )
+
+    secret_keys = ("chappassword", "incoming_chappassword")
 
     def devices(self, device_config: Mapping[str, str]) -> list[Path]:
         """Log in, and find the unit; raises `ChoiceNeeded` with the targets or the units."""

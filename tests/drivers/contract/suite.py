@@ -114,6 +114,10 @@ def test_attach_and_detach_may_be_repeated(place: Place, host: Host) -> None:
     attached = in_use(place)
     host.call("sr_attach")
     assert in_use(place) == attached
+    # As after a crash before it was noted.
+    host.driver.attachments.forget(host.sr_uuid)
+    host.call("sr_attach")
+    assert in_use(place) == attached
     host.call("sr_detach")
     assert in_use(place) == before
     host.call("sr_detach")
