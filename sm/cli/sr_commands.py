@@ -6,11 +6,13 @@ import uuid
 from argparse import Namespace
 from typing import Any
 
+from sm import catalogue
 from sm.cli.admin import Admin
 from sm.cli.sizes import parse_size, show_size
 from sm.drivers.registry import driver_class
 from sm.errors import InvalidArgument, SrExists, SrInUse, SrUnavailable
 from sm.pool.base import SrRecord
+from sm.sr import reach
 
 
 def create(admin: Admin, options: Namespace) -> None:
@@ -46,12 +48,23 @@ def introduce(admin: Admin, options: Namespace) -> None:
         raise SrUnavailable("no SR was found there; give --uuid if the storage has no mark")
     sr = _introduce(admin, sr_uuid, options, device_config)
     try:
+        if not options.name:
+            _take_name(admin, sr)
         admin.call("sr_attach", sr)
     except BaseException:
         admin.records.forget_sr(sr.ref)
         raise
     _set_attached(admin, sr, attached=True)
     admin.output.result({"uuid": sr_uuid}, sr_uuid)
+
+
+def _take_name(admin: Admin, sr: SrRecord) -> None:
+    """Give an SR the name that its storage remembers."""
+    driver = driver_class(sr.type)(admin.settings)
+    reach(driver, sr.uuid, admin.device_config(sr))
+    found = catalogue.recall(admin.repository(sr))
+    label, description = found.name_label, sr.name_description or found.name_description
+    admin.records.rename_sr(sr.ref, name_label=label, name_description=description)
 
 
 def _introduce(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sm import process, sr
+from sm import catalogue, process, sr
 from sm.commands.call import Call, Handler
 from sm.cowutil.base import CowUtil
 from sm.cowutil.registry import Formats
@@ -66,7 +66,9 @@ def _sr_trim(call: Call) -> Value:
 
 def _sr_update(call: Call) -> Value:
     repository = call.repository()
-    sr.update_sizes(repository, repository.look("sr_update"))
+    with repository.locked("sr_update"):
+        sr.update_sizes(repository, repository.scan())
+        catalogue.remember(repository)
     return None
 
 

@@ -19,6 +19,7 @@ from sm.hosts import leaf_actions, leaf_switch
 from sm.hosts.arguments import Answer, Arguments, chain_of, job_answer, locked, uuid_of
 from sm.kick import kick
 from sm.repository import Repository
+from sm.uuids import require_uuid
 
 CANCEL_SECONDS = 30.0
 """For a commit to end once it was told to."""
@@ -185,14 +186,20 @@ def _give_room(repository: Repository, arguments: Arguments) -> Answer:
         now = int(arguments["now"]) if "now" in arguments else None
     except ValueError as error:
         raise BadRequest(f"now is {arguments['now']!r}") from error
-    room.give(repository, arguments["vdi_uuid"], now)
+    room.give(repository, _vdi(arguments), now)
     return {}
 
 
 def _take_back_room(repository: Repository, arguments: Arguments) -> Answer:
     """Take what the volume of a disk does not need, which the caller has just closed."""
-    room.take_back(repository, arguments["vdi_uuid"])
+    room.take_back(repository, _vdi(arguments))
     return {}
+
+
+def _vdi(arguments: Arguments) -> str:
+    """The disk that a request is about, whose lock its sender has."""
+    require_uuid(arguments["vdi_uuid"])
+    return arguments["vdi_uuid"]
 
 
 ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {

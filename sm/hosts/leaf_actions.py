@@ -62,12 +62,14 @@ def _leaf_settle(repository: Repository, arguments: Arguments) -> Answer:
 
 def _leaf_supersede(repository: Repository, arguments: Arguments) -> Answer:
     """As the SR master: let the image that a leaf was merged into take the leaf's name."""
+    require_uuid(arguments["vdi_uuid"])
     naming.supersede_as_master(repository, arguments["vdi_uuid"], arguments["claim"])
     return {}
 
 
 def _leaf_superseded(repository: Repository, arguments: Arguments) -> Answer:
     """As the SR master: whether that took place; if not, it never will."""
+    require_uuid(arguments["vdi_uuid"])
     return {"done": naming.superseded_as_master(repository, arguments["vdi_uuid"])}
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from sm import process
 from sm.config import Settings
 from sm.errors import SmError, SrExists, SrInUse, SrUnavailable
+from sm.volumes.described import Catalogue
 from sm.volumes.lvm import opening
 from sm.volumes.lvm.commands import TIMEOUT, Lvm
 from sm.volumes.lvm.group import Group
+from sm.volumes.lvm.name_volume import NameVolume
 from sm.volumes.lvm.record_volume import RecordVolume
 from sm.volumes.lvm.sizes import Allocation
 
@@ -44,7 +46,9 @@ def make_group(
         name,
         *map(str, devices),
     )
-    RecordVolume(opening.open_group(name, devices, settings)).make()
+    group = opening.open_group(name, devices, settings)
+    RecordVolume(group).make()
+    NameVolume(group).write(allocation, Catalogue(), lambda _: False)
 
 
 def allocation_of(group: Group) -> Allocation | None:

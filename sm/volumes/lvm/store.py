@@ -19,11 +19,13 @@ from pathlib import Path
 from sm.cowutil.registry import Formats
 from sm.errors import Busy, VdiExists, VdiMissing
 from sm.volumes.base import Image, Listing, Make, Room, Space, Stranger, Volume, VolumeStore
+from sm.volumes.described import Catalogue, Keep
 from sm.volumes.lvm import names, sizes
 from sm.volumes.lvm.fitting import Fitting
 from sm.volumes.lvm.group import Group
 from sm.volumes.lvm.header_view import header_view
 from sm.volumes.lvm.metadata import LogicalVolume
+from sm.volumes.lvm.name_volume import NameVolume
 from sm.volumes.lvm.names import ImageName, Stage
 from sm.volumes.lvm.record_volume import RecordVolume
 from sm.volumes.lvm.sizes import Allocation
@@ -40,6 +42,7 @@ class LvmStore(VolumeStore):
         self._formats = formats
         self._allocation = allocation
         self._records = RecordVolume(group)
+        self._names = NameVolume(group)
         self._fitting = Fitting(group, self._records, formats)
 
     # What there is
@@ -336,3 +339,19 @@ class LvmStore(VolumeStore):
     def remove_record(self, name: str) -> None:
         """Write all other records anew."""
         self._records.replace(name, None)
+
+    def descriptions(self) -> Catalogue:
+        """Read the volume for the names."""
+        found = self._names.read()
+        return found[1] if found else Catalogue()
+
+    def is_described(self, catalogue: Catalogue, keep: Keep) -> bool:
+        """Compare the volume for the names with what it would hold."""
+        return self._names.is_written(self._allocation, catalogue, keep)
+
+    def describe(self, catalogue: Catalogue, keep: Keep) -> None:
+        """Write the volume for the names where it differs; make it where it is missing."""
+        self._names.write(self._allocation, catalogue, keep)
+
+    def forget_descriptions(self) -> None:
+        """Leave the volume for the names: it goes with its group."""

@@ -12,13 +12,10 @@ from sm.drivers.iscsi import LvmOverIscsiSr
 from tests.drivers.contract.place import Place
 from tests.drivers.contract.suite import (  # noqa: F401 - what is tried here
     host,
-    test_a_place_can_be_used_again,
     test_a_probe_finds_what_was_created_and_leaves_nothing,
-    test_an_sr_that_is_not_there_is_not_attached,
     test_attach_and_detach_may_be_repeated,
     test_hostile_values_are_refused,
     test_it_says_what_it_can_and_how_it_is_reached,
-    test_what_belongs_to_others_is_not_touched,
 )
 from tests.support.lvm.tools import call
 from tests.support.servers.iscsi import IscsiServer

@@ -22,9 +22,7 @@ def export(nfs_server: NfsServer, tmp_path: Path) -> Iterator[Path]:
     folder = ROOT / tmp_path.name
     folder.mkdir()
     yield folder
-    nfs_server.stop()
-    nfs_server.export("rw")
-    nfs_server.start("--nfs-version", "3")
+    nfs_server.restore()
 
 
 def made(tmp_path: Path, version: str, **more: str) -> Host:

@@ -50,6 +50,7 @@ class NfsServer:
         options = f"{access},no_root_squash,no_subtree_check,insecure,fsid=0"
         Path("/etc/exports").write_text(f"{ROOT} *({options})\n")
         call("exportfs", "-ra")
+        self.is_changed = access != "rw"
 
     def start(self, *options: str) -> None:
         """Serve, with options of rpc.nfsd."""
@@ -60,6 +61,14 @@ class NfsServer:
     def stop(self) -> None:
         """Answer nobody any more."""
         call("rpc.nfsd", "0")
+        self.is_changed = True
+
+    def restore(self) -> None:
+        """Serve as at first, if something was changed; clients need a while to come back."""
+        if self.is_changed:
+            self.stop()
+            self.export("rw")
+            self.start("--nfs-version", "3")
 
     @staticmethod
     def path(name: str, version: str) -> str:
