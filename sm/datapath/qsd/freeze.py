@@ -54,6 +54,11 @@ def hold(qmp: Qmp, seconds: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def is_held(qmp: Qmp) -> bool:
+    """Whether the disk's requests are held, or are about to be."""
+    return _status(qmp) not in (None, "concluded")
+
+
 def take_away(qmp: Qmp, *, read_only: bool) -> None:
     """Close all images of a disk whose requests are held."""
     if nodes.under_top(qmp) != REFUSE:
