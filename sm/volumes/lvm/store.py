@@ -42,6 +42,11 @@ class LvmStore(VolumeStore):
         self._records = RecordVolume(group)
         self._fitting = Fitting(group, self._records, formats)
 
+    @property
+    def grows(self) -> bool:
+        """Where space is given as disks are written."""
+        return self._allocation is Allocation.THIN
+
     # What there is
 
     def require_present(self) -> None:
