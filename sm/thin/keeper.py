@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import filelock
+
 from sm import config, log, watching
 from sm.config import Settings
 from sm.datapath.choose import Datapaths
@@ -26,7 +28,7 @@ from sm.thin import watcher
 
 logger = logging.getLogger(__name__)
 
-PRELOADED = (_qsd_gauge,)
+PRELOADED = (_qsd_gauge, filelock)
 """What is imported late elsewhere, and would make a new watcher slow."""
 
 LOCK_SECONDS = 5.0

@@ -5,7 +5,8 @@ was written and the end of the volume:
 
 - less than 3/4 S left (`low`): the SR master is asked to make it S; if the SR has not as much, 3/4;
 - less than 1/2 S left (`critical`): the users are held, until there is that much again;
-- no more than 1/2 S is written in the time that it takes to hold them (`pace`).
+- no more than 1/4 S is written in the time that it takes to hold them (`pace`), and 1/4 S is for
+  the requests that are under way then, which are all let through (qemu 7.2).
 
 A volume that has all that its disk can ever need is left alone.
 """
@@ -41,9 +42,14 @@ class Marks:
         return self.spare // 2
 
     @property
+    def under_way(self) -> int:
+        """How much requests may be about that are under way at one moment."""
+        return self.spare // 4
+
+    @property
     def pace(self) -> int:
         """The bytes per second by which an image may grow whose users have to be held."""
-        return int(self.critical / REACTION_SECONDS)
+        return int((self.critical - self.under_way) / REACTION_SECONDS)
 
 
 class Trouble(StrEnum):

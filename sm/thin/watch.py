@@ -118,8 +118,10 @@ class Watch:
             wanted = plan(level, full, self._marks, self._asking, time.monotonic())
             if wanted.hold and gauge.holds:
                 gauge.hold()
+                log.info("the users of %s are held: %s", self._disk.vdi, level)
             if wanted.release and gauge.holds:
                 gauge.release()
+                log.info("the users of %s go on: %s", self._disk.vdi, level)
             if wanted.ask:
                 self._ask(wanted.ask, level, others)
             self._say(level, others)

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 """How often it looks for disks by itself; whoever opens one tells it."""
 
+PRIORITY = -15
+"""Where we may: see nice(2)."""
+
 IDLE_SECONDS = 5.0
 """How long it stays when there is no disk left."""
 
@@ -43,6 +46,9 @@ def work(settings: Settings, parent: int) -> int:
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(PermissionError):
+        # It does little, and what it does not do in time a guest would notice.
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     locks = Locks(settings.locks, settings.host_uuid, settings.lock_seconds)
     held = locks.hold("thin", f"{settings.host_uuid}.watcher", "thin", seconds=LOCK_SECONDS)
     with held, open_pool(settings, None) as pool, _listening(settings) as told:

@@ -86,7 +86,14 @@ def site(
     request: pytest.FixtureRequest, tmp_path: Path, loop_disk: Callable[[int], LoopDisk]
 ) -> Iterator[LvmSite]:
     """A storage manager whose SRs are volume groups, by either way of allocation."""
-    made = LvmSite(tmp_path, loop_disk, request.param)
+    yield from made_site(tmp_path, loop_disk, request.param)
+
+
+def made_site(
+    tmp_path: Path, loop_disk: Callable[[int], LoopDisk], allocation: str
+) -> Iterator[LvmSite]:
+    """One of an allocation, for a fixture."""
+    made = LvmSite(tmp_path, loop_disk, allocation)
     made.root.mkdir()
     (made.root / "sm.conf").write_text("[sm]\npool = embedded\nthin_spare_mib = 16\n")
     yield made

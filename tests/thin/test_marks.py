@@ -35,7 +35,7 @@ def at(left: int, *, held: bool = False, size: int = 1000 * MIB) -> Level:
 
 def test_the_marks() -> None:
     assert (MARKS.low, MARKS.critical) == (192 * MIB, 128 * MIB)
-    assert MARKS.pace * REACTION_SECONDS == MARKS.critical
+    assert MARKS.pace * REACTION_SECONDS + MARKS.under_way == MARKS.critical
 
 
 def test_with_enough_left_nothing_is_done() -> None:
@@ -111,6 +111,9 @@ class Simulated:
             # From seeing to doing: less than the reaction that the marks are made for.
             self.act_at = now + self.dice.uniform(0, REACTION_SECONDS - 3 * STEP)
         elif now >= self.act_at:
+            if found.hold:
+                self.used += MARKS.under_way
+                self.failed |= self.used > self.size and self.size < FULL
             self.held = (self.held or found.hold) and not found.release
             if found.ask:
                 self.asking = replace(self.asking, under_way=True)

@@ -66,11 +66,9 @@ class QsdGauge(Gauge):
         self._access = access
         self._armed: tuple[str, int] | None = None
         self._seen = 0
+        self._prepared = 0
         qmp.listen(EVENT)
-        with access.turn():
-            note = access.note()
-            if note is not None and not note.paused and not freeze.is_held(qmp):
-                access.show()  # whoever was about to hold them has ended
+        self._prepare()
 
     @classmethod
     def open(cls, socket: Path, access: Access) -> Self:
@@ -83,6 +81,8 @@ class QsdGauge(Gauge):
     def level(self) -> Level | None:
         """Ask the daemon how far its leaf was written, and the kernel how long the volume is."""
         self._seen = self._access.changed()
+        if self._prepared != self._seen:
+            self._prepare()
         note = self._require()
         if note.paused:
             return None
@@ -120,10 +120,12 @@ class QsdGauge(Gauge):
             note = self._require()
             if note.paused or note.path is not None:
                 return
+            prepared = self._prepared == self._access.changed()
+            self._prepared = 0
             self._access.hide()
             try:
                 self._give_up_commit(note)
-                freeze.hold(self._qmp, HOLD_SECONDS)
+                freeze.hold(self._qmp, HOLD_SECONDS, prepared=prepared)
             except OutcomeUnknown:
                 raise
             except DatapathFailed:
@@ -142,6 +144,16 @@ class QsdGauge(Gauge):
     def close(self) -> None:
         """Disconnect."""
         self._qmp.__exit__(None, None, None)
+
+    def _prepare(self) -> None:
+        """Have all ready for a hold, where it is not one; undo one that was only begun."""
+        with self._access.turn():
+            changed = self._access.changed()
+            note = self._access.note()
+            if note is not None and not note.paused and not freeze.is_held(self._qmp):
+                self._access.show()
+                freeze.prepare(self._qmp)
+                self._prepared = changed
 
     def _require(self) -> Note:
         note = self._access.note()
