@@ -92,6 +92,13 @@ def site(
     allocation: str, tmp_path: Path, loop_disk: Callable[[int], LoopDisk]
 ) -> Iterator[LvmSite]:
     """A storage manager whose SRs are volume groups."""
+    yield from made_site(tmp_path, loop_disk, allocation)
+
+
+def made_site(
+    tmp_path: Path, loop_disk: Callable[[int], LoopDisk], allocation: str
+) -> Iterator[LvmSite]:
+    """One of an allocation, for a fixture."""
     made = LvmSite(tmp_path, loop_disk, allocation)
     made.root.mkdir()
     lines = ("[sm]", "pool = embedded", "thin_spare_mib = 16", "pause_seconds = 15", "")
