@@ -1,4 +1,4 @@
-"""Disks in use on LVM SRs: tests of merges below and of leaves in use, unchanged; see also `_vhd`."""
+"""Disks in use on LVM SRs: tests of merges and of leaves in use, unchanged."""
 
 from __future__ import annotations
 
