@@ -123,3 +123,10 @@ def test_a_hidden_raw_volume_of_another_manager(store: LvmStore) -> None:
     store._group.change("lvchange", "--addtag", "hidden", f"{GROUP}/LV-{A}")
     (volume,) = store.listing().volumes
     assert volume.hidden
+
+
+def test_parents_are_named_in_either_way(store: LvmStore) -> None:
+    assert store.parent_uuid(f"VHD-{A}") == (A, "vhd")
+    assert store.parent_uuid(f"/dev/{GROUP}/QCOW2-{A}") == (A, "qcow2")
+    for name in (f"/dev/other/QCOW2-{A}", f"/dev/{GROUP}/{A}", f"new-VHD-{A}", f"../VHD-{A}", ""):
+        assert store.parent_uuid(name) is None

@@ -91,8 +91,9 @@ class LvmStore(VolumeStore):
         return self._group.path(ImageName(uuid, image_format).text)
 
     def parent_uuid(self, name: str) -> tuple[str, str] | None:
-        """Take the name of the volume apart."""
-        image = names.parse(name, self._formats.names)
+        """Take the name of the volume apart; other managers put the folder of the group before."""
+        plain = name.removeprefix(f"{self._group.path('')}/")
+        image = names.parse(plain, self._formats.names)
         return None if image is None or image.stage else (image.uuid, image.format)
 
     def prepare(self, images: Collection[tuple[str, str]]) -> None:
