@@ -237,14 +237,14 @@ class ImageFormat(ABC):
         Right for an image whose check finds no corruption, and that nobody else writes to.
         """
 
-    def fit(self, path: Path, size: int) -> None:
+    def fit(self, path: Path, size: int, *, added_from: int | None = None) -> None:
         """Make the image ready for its volume to be `size` bytes long, durably.
 
         Called before the volume is cut, with no less than `used_size`, and after it was extended,
-        with its new size; what was added to it may hold anything. For a format whose images do not
-        care where their volume ends, which is most, nothing is to do.
+        with its new size; then what lies from byte `added_from` on may hold anything. For a format
+        whose images do not care where their volume ends nothing is to do.
         """
-        del path, size
+        del path, size, added_from
 
     @abstractmethod
     def measure(self, virtual_size: int, data: Extents) -> Measure:

@@ -167,6 +167,15 @@ class RawFormat(ImageFormat):
         """The whole file or volume."""
         return self.info(path).virtual_size
 
+    def fit(self, path: Path, size: int, *, added_from: int | None = None) -> None:
+        """Zero what was added to a volume: all of it is the guest's."""
+        if added_from is not None and added_from < size:
+            descriptor, _ = open_image(path, os.O_RDWR)
+            try:
+                _zero(descriptor, added_from, size - added_from)
+            finally:
+                os.close(descriptor)
+
     def measure(self, virtual_size: int, data: Extents) -> Measure:
         """The virtual size, with any data; in a file all else is holes."""
         del data
@@ -237,10 +246,15 @@ class RawFormat(ImageFormat):
         try:
             if size < virtual_size:
                 raise SizeOutOfRange(path, virtual_size, self.limits.minimum, size)
-            fcntl.ioctl(descriptor, BLKZEROOUT, struct.pack("=QQ", 0, size))
-            os.fsync(descriptor)
+            _zero(descriptor, 0, size)
         finally:
             os.close(descriptor)
+
+
+def _zero(descriptor: int, offset: int, length: int) -> None:
+    """Zero a range of a block device, durably."""
+    fcntl.ioctl(descriptor, BLKZEROOUT, struct.pack("=QQ", offset, length))
+    os.fsync(descriptor)
 
 
 def _disk(virtual_size: int, data: Extents, read: Read) -> Iterator[Piece]:

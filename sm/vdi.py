@@ -31,6 +31,7 @@ from sm.publish import bring_up_to_date, publish
 from sm.repository import Repository
 from sm.tree import Node
 from sm.uuids import require_uuid
+from sm.volumes.base import Room
 
 EMPTY_IMAGE_BYTES = 1 << 20
 """More than an empty image of any format takes on any file system."""
@@ -185,8 +186,19 @@ def resize(repository: Repository, vdi_uuid: str, size: int) -> None:
         users = repository.active_hosts(record)
         if users:
             raise VdiInUse(f"{vdi_uuid} is active on {', '.join(users)}; deactivate it first")
-        repository.formats.get(node.format).resize(repository.image(node).path, rounded)
+        _grow(repository, node, rounded)
     refresh(repository, vdi_uuid)
+
+
+def _grow(repository: Repository, node: Node, size: int) -> None:
+    """Grow an image that nobody has open; where its volume has a size, there is room before."""
+    image, path = repository.formats.get(node.format), repository.image(node).path
+    if repository.store.sized:
+        # Larger tables are written before the old ones are given up.
+        needed = image.used_size(path) + image.empty_size(size)
+        room = Room(needed, image.full_size(size))
+        repository.store.make_room(node.uuid, node.format, room, in_use=False)
+    image.resize(path, size)
 
 
 def require_leaf(repository: Repository, vdi_uuid: str) -> Node:

@@ -33,3 +33,21 @@ def test_a_disk_from_its_making_to_its_end(site: LvmSite, cow_format: str) -> No
     assert site.images(sr) == set()
     assert site.repository(sr).store.space().free == empty
     site.sm("sr", "destroy", sr)
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "vhd", "raw"])
+def test_a_disk_is_made_larger(site: LvmSite, image_format: str) -> None:
+    """What is added reads as zero, whatever the volume group held there before."""
+    sr = site.create_sr(size=256 * MIB)
+    store = site.repository(sr).store
+    junk = site.create_vdi(sr, "raw", store.space().free)
+    path = site.chain(sr, junk)[0].path
+    with path.open("r+b") as volume:
+        for _ in range(8):
+            volume.write(b"\xee" * (4 * MIB))
+    site.delete(junk)
+    disk = site.create_vdi(sr, image_format, 8 * MIB)
+    guest.write(site.chain(sr, disk), 0, 8 * MIB, 7)
+    site.sm("vdi", "resize", disk, "--size", str(24 * MIB))
+    assert guest.content(site.chain(sr, disk)) == b"\x07" * (8 * MIB) + bytes(16 * MIB)
+    assert guest.check_clean(site.chain(sr, disk)) == []

@@ -1,7 +1,7 @@
 """Extending a volume so that its image is whole at every moment.
 
-What is added to a volume is the former data of others, and at its new end the image may need
-something of its own. A record says so before the volume is extended, until that is done; in the
+What is added to a volume is the former data of others, which a raw disk would show, and at its new
+end the image may need something of its own. A record says so before the volume is extended, until that is done; in the
 meantime the headers of the image are shown without that end.
 """
 
@@ -56,13 +56,14 @@ class Fitting:
 
         Of one `in_use` the end is left to whoever writes to it; the record stays until it is not.
         """
-        content = f"{image_format}{IN_USE if in_use else ''}"
+        old = self._group.volume(name).size
+        content = f"{image_format} {old}{IN_USE if in_use else ''}"
         self._records.replace(f"{PREFIX}{name}", content.encode("ascii"))
         try:
             self._group.extend(name, size)
         finally:
             if not in_use:
-                self._fit(name, image_format)
+                self._fit(name, content)
 
     def finish(self, wanted: Collection[str] | None = None) -> None:
         """Finish what was left, of the volumes `wanted`, which nobody writes to any more.
@@ -73,20 +74,22 @@ class Fitting:
         for record in filter(self.is_own, left):
             name, content = record.removeprefix(PREFIX), left[record]
             if (not _is_in_use(content)) if wanted is None else name in wanted:
-                self._fit(name, content.decode("ascii").removesuffix(IN_USE))
+                self._fit(name, content.decode("ascii"))
 
     def forget(self, name: str) -> None:
         """Say that the end of a volume is as it should be."""
         if f"{PREFIX}{name}" in self._records.read():
             self._records.replace(f"{PREFIX}{name}", None)
 
-    def _fit(self, name: str, image_format: str) -> None:
+    def _fit(self, name: str, content: str) -> None:
+        image_format, old = content.removesuffix(IN_USE).split(" ")
         volume = self._group.now().volumes.get(name)
         image = names.parse(name, self._formats.names)
         if volume is not None and image is not None:
             self._group.prepare([name])
             if volume.writable:
-                self._formats.get(image_format).fit(self._group.path(name), volume.size)
+                path = self._group.path(name)
+                self._formats.get(image_format).fit(path, volume.size, added_from=int(old))
         self._records.replace(f"{PREFIX}{name}", None)
 
 
