@@ -1,8 +1,8 @@
 """Extending a volume so that its image is whole at every moment.
 
 What is added to a volume is the former data of others, which a raw disk would show, and at its new
-end the image may need something of its own. A record says so before the volume is extended, until that is done; in the
-meantime the headers of the image are shown without that end.
+end the image may need something of its own. A record says so before the volume is extended, until
+that is done; in the meantime the headers of the image are shown without that end.
 """
 
 from __future__ import annotations
