@@ -116,7 +116,9 @@ def test_other_parents_for_users_who_wait(scene: Scene) -> None:
         writer.go_on(5)
         scene.gauge.hold()
         fewer = scene.subject.merge_beside(scene.chain)
+        before = scene.level()
         scene.datapath.refresh(DISK, fewer)
+        assert scene.level() == before
         assert scene.held()
         scene.gauge.release()
         writer.go_on(5)
@@ -132,10 +134,12 @@ def test_a_pause_of_users_who_wait(scene: Scene) -> None:
     with Writer(scene.endpoint.nbd, bytes(scene.model)) as writer:
         writer.go_on(5)
         scene.gauge.hold()
+        before = scene.level()
         scene.datapath.pause(DISK)
         assert scene.gauge.level() is None
         scene.gauge.release()
         scene.datapath.resume(DISK, scene.chain)
+        assert scene.level() == before
         assert scene.held()
         scene.gauge.release()
         writer.go_on(5)
