@@ -77,7 +77,8 @@ class ImageRef:
 class ParentLink:
     """The parent as an image names it: untrusted text, not followed.
 
-    `name` is a base name without folder; a link that is anything else is refused on reading.
+    `name` is a base name without folder, or `/dev/<group>/<name>`, as other managers write for
+    logical volumes; a link that is anything else is refused on reading.
     `format` is None where the image does not say (VHD: a VHD or, with `raw`, a raw parent).
     """
 

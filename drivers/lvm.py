@@ -5,6 +5,7 @@ Drivers whose devices must be reached first, over iSCSI say, are this one with o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,12 +18,19 @@ from sm.errors import InvalidArgument, SmError, SrExists, SrUnavailable
 from sm.smapi.driver_info import DriverInfo
 from sm.sr import FoundSr, SrDriver
 from sm.uuids import require_uuid
+from sm.volumes.described import Catalogue
 from sm.volumes.lvm import making, opening
 from sm.volumes.lvm.commands import Lvm
+from sm.volumes.lvm.group import Group
+from sm.volumes.lvm.name_volume import NameVolume
 from sm.volumes.lvm.names import GROUP_PREFIX, group_name
 from sm.volumes.lvm.sizes import Allocation
 
+log = logging.getLogger(__name__)
+
 ALLOCATION = "allocation"
+METADATA = "metadata"
+"""In the sm_config of a probe: `true` to be told the names, too."""
 
 FEATURES = (*directory.FEATURES, "SR_TRIM")
 
@@ -45,7 +53,7 @@ class LvmSr(SrDriver):
         ),
         image_formats=tuple(FORMATS),
     )
-    sm_config_keys = (ALLOCATION,)
+    sm_config_keys = (ALLOCATION, METADATA)
 
     def devices(self, device_config: Mapping[str, str]) -> list[Path]:
         """The devices of the SR, reachable on this host. May be repeated."""
@@ -65,7 +73,29 @@ class LvmSr(SrDriver):
                 sr_uuid = row["vg_name"].removeprefix(GROUP_PREFIX)
                 found.setdefault(sr_uuid, []).append(row["pv_name"])
                 sizes[sr_uuid] = int(row["vg_size"])
-        return [FoundSr(uuid, tuple(names), sizes[uuid]) for uuid, names in found.items()]
+        named = device_config.get(METADATA, "").lower() == "true"
+        return [
+            FoundSr(uuid, tuple(paths), sizes[uuid], self._named(uuid, paths) if named else {})
+            for uuid, paths in found.items()
+        ]
+
+    def _named(self, sr_uuid: str, devices: Sequence[str]) -> Mapping[str, str]:
+        """What a probe tells of the names in an SR; nothing where they cannot be read."""
+        group = opening.open_group(
+            group_name(sr_uuid), [Path(each) for each in devices], self.settings
+        )
+        try:
+            found = NameVolume(group).read()
+        except SmError as error:
+            log.warning("SR %s: %s", sr_uuid, error)
+            return {}
+        catalogue = found[1] if found else Catalogue()
+        holds_pool = any(disk.type == "metadata" for disk in catalogue.disks.values())
+        return {
+            "name_label": catalogue.name_label,
+            "name_description": catalogue.name_description,
+            "pool_metadata_detected": str(holds_pool).lower(),
+        }
 
     def create(self, sr_uuid: str, device_config: Mapping[str, str], size: int) -> None:
         """Make the volume group; `size` has no meaning, as all of the devices is taken."""
@@ -75,7 +105,10 @@ class LvmSr(SrDriver):
         present = self.probe(device_config)
         if present:
             raise SrExists(f"the devices hold SR {present[0].uuid}")
-        making.make_group(group_name(sr_uuid), devices, allocation, self.settings)
+        name = group_name(sr_uuid)
+        making.make_group(name, devices, allocation, self.settings)
+        # Its records were written; it is not attached yet.
+        making.deactivate(opening.place_of(name, devices, allocation), self.settings)
 
     def attach(self, sr_uuid: str, device_config: Mapping[str, str]) -> Attachment:
         """See that the devices hold the volume group of this SR."""
@@ -87,7 +120,7 @@ class LvmSr(SrDriver):
             raise SrUnavailable(
                 f"{name} is on {len(now.devices)} devices, {len(devices)} are given"
             )
-        allocation = making.allocation_of(group) or _allocation(device_config)
+        allocation = making.allocation_of(group) or _allocation_elsewhere(group, device_config)
         place = opening.place_of(name, devices, allocation)
         return self.attachments.describe(sr_uuid, self.info.sr_type, "lvm", place)
 
@@ -115,6 +148,19 @@ def _allocation(device_config: Mapping[str, str]) -> Allocation:
         return Allocation(value)
     except ValueError as error:
         raise InvalidArgument(f"{ALLOCATION} is {value!r}, neither thick nor thin") from error
+
+
+def _allocation_elsewhere(group: Group, device_config: Mapping[str, str]) -> Allocation:
+    """How the SR of another manager allocates: as its record says, else its volume group."""
+    if not given.text(device_config, ALLOCATION):
+        try:
+            found = NameVolume(group).read()
+        except SmError as error:
+            log.warning("%s: %s", group.name, error)
+            found = None
+        if found is not None and found[0].allocation in set(Allocation):
+            return Allocation(found[0].allocation)
+    return _allocation(device_config)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sm import activation, claims, keys, users
+from sm import activation, catalogue, claims, keys, users
 from sm.cowutil.base import CowUtil, ImageRef
 from sm.errors import (
     Busy,
@@ -110,6 +110,7 @@ def copy_vdi(repository: Repository, source_uuid: str, copy: Copy) -> str:
         _add_child(repository, cow, parent, node, wanted)
     else:
         _fork(repository, cow, node, wanted)
+    catalogue.remember(repository)
     return wanted.uuid
 
 
@@ -232,6 +233,7 @@ def displace(repository: Repository, leaf_uuid: str) -> str:
         _finish(repository, entry)
         raise
     _finish(repository, entry, served)
+    catalogue.remember(repository)
     return base.uuid
 
 
@@ -304,6 +306,7 @@ def recover(repository: Repository) -> None:
             repository.store.remove_unfinished()
             try:
                 _finish(repository, entry)
+                catalogue.remember(repository)
             except SmError as error:
                 log.warning("the copy of %s cannot be finished yet: %s", entry.key, error)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from sm import claims, keys, snapshot
+from sm import catalogue, claims, keys, snapshot
 from sm.attachment import Attachment, Attachments
 from sm.config import Settings
 from sm.errors import SmError, SrInUse, SrNotEmpty
@@ -21,13 +21,14 @@ from sm.hold import collector_held_off
 from sm.hosts import leaf_switch
 from sm.locks import Locks
 from sm.owner import has_ended
-from sm.pool.base import NewVdi, Pool
+from sm.pool.base import Pool
 from sm.publish import apply_update
-from sm.records import BASE_COPY_NAME, reconcile, sm_config_of
+from sm.records import reconcile
 from sm.repository import COLLECTOR_OPERATIONS, Repository
 from sm.scan import Scan
 from sm.smapi.driver_info import DriverInfo
 from sm.smapi.probe import sr_list
+from sm.tree import Node
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,10 @@ class SrDriver(ABC):
     sm_config_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of the SR's sm_config that say how its storage is laid out. The driver finds them in
     `device_config`, which also has `SRmaster`."""
+
+    secret_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of device_config that may instead be given as `<key>_secret`, the UUID of a secret that
+    the pool keeps. The driver finds the secret itself."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -187,20 +192,7 @@ def scan_sr(repository: Repository) -> Scan:
     for record in changes.forget:
         log.info("forget VDI %s: no image", record.uuid)
         pool.forget_vdi(record.ref)
-    for node in changes.introduce:
-        log.info("introduce VDI %s", node.uuid)
-        pool.introduce_vdi(
-            NewVdi(
-                uuid=node.uuid,
-                sr=repository.record.ref,
-                name_label=BASE_COPY_NAME if node.hidden else "",
-                virtual_size=node.virtual_size,
-                physical_utilisation=node.used,
-                managed=not node.hidden,
-                read_only=node.hidden,
-                sm_config=sm_config_of(node),
-            )
-        )
+    _introduce(repository, changes.introduce)
     for update in changes.update:
         apply_update(pool, update)
     for uuid, node in found.forest.nodes.items():
@@ -208,7 +200,22 @@ def scan_sr(repository: Repository) -> Scan:
         if defect:
             log.warning("image %s: %s", node.uuid, defect)
     update_sizes(repository, found)
+    catalogue.remember(repository)
     return found
+
+
+def _introduce(repository: Repository, nodes: Sequence[Node]) -> None:
+    """Give records to images, with the names that the storage remembers."""
+    if not nodes:
+        return
+    known = catalogue.recall(repository).disks
+    new = {node.uuid: node for node in nodes}
+    refs = {uuid: record.ref for uuid, record in repository.vdis().items()}
+    # A snapshot names its original by reference, and a record is written once and whole.
+    for uuid in catalogue.originals_first(new, known):
+        log.info("introduce VDI %s", uuid)
+        record = catalogue.new_record(repository, new[uuid], known.get(uuid), refs)
+        refs[uuid] = repository.pool.introduce_vdi(record)
 
 
 def update_sizes(repository: Repository, found: Scan) -> None:
@@ -260,6 +267,7 @@ def _empty(repository: Repository) -> None:
                 repository.store.remove(node.uuid, node.format)
         for record in repository.vdis().values():
             repository.pool.forget_vdi(record.ref)
+        repository.store.forget_descriptions()
         for name in repository.store.records():
             repository.store.remove_record(name)
         repository.store.remove_unfinished()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sm import keys
+from sm import catalogue, keys
 from sm.cowutil.base import CowUtil
 from sm.cowutil.registry import Formats
 from sm.errors import (
@@ -28,7 +28,6 @@ from sm.errors import (
 )
 from sm.pool.base import NULL_REF, NewVdi
 from sm.publish import bring_up_to_date, publish
-from sm.records import sm_config_of
 from sm.repository import Repository
 from sm.tree import Node
 from sm.uuids import require_uuid
@@ -221,18 +220,11 @@ def introduce(
     node = require_leaf(repository, location)
     if location in repository.vdis():
         raise VdiExists(f"{location} is known already")
-    repository.pool.introduce_vdi(
-        NewVdi(
-            uuid=location,
-            sr=repository.record.ref,
-            virtual_size=node.virtual_size,
-            physical_utilisation=node.used,
-            sm_config={
-                **keys.without_marks(sm_config),
-                **sm_config_of(node),
-            },
-        )
-    )
+    known = catalogue.recall(repository).disks.get(location)
+    refs = {uuid_: record.ref for uuid_, record in repository.vdis().items()}
+    record = catalogue.new_record(repository, node, known, refs)
+    merged = {**keys.without_marks(sm_config), **record.sm_config}
+    repository.pool.introduce_vdi(replace(record, sm_config=merged))
     return location
 
 

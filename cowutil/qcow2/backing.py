@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sm.cowutil.errors import ImageUnsafe
 
+DEVICES = b"/dev/"
+
 
 def plain_name(path: Path, raw: bytes) -> str:
     """The backing name `raw` of image `path` as a base name; a leading `./` is dropped.
@@ -24,6 +26,18 @@ def plain_name(path: Path, raw: bytes) -> str:
     if problem:
         raise ImageUnsafe(path, f"names the parent {name!r}, which {problem}; rebase it by hand")
     return name
+
+
+def volume_name(path: Path, raw: bytes) -> str:
+    """As `plain_name`; but `/dev/<group>/<name>` is given as it is.
+
+    Other managers write that where images are logical volumes. It is not followed either: whoever
+    knows in which group the image is takes it apart.
+    """
+    if raw.startswith(DEVICES) and raw.count(b"/") == DEVICES.count(b"/") + 1:
+        group, _, last = raw.removeprefix(DEVICES).partition(b"/")
+        return f"/dev/{plain_name(path, group)}/{plain_name(path, last)}"
+    return plain_name(path, raw)
 
 
 def _problem(name: str) -> str | None:

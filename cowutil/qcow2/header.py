@@ -12,7 +12,7 @@ from pathlib import Path
 from sm.cowutil.base import ParentLink
 from sm.cowutil.errors import ImageCorrupt, ImageNotRecognised, ImageUnsupported
 from sm.cowutil.qcow2 import layout
-from sm.cowutil.qcow2.backing import plain_name
+from sm.cowutil.qcow2.backing import volume_name
 from sm.cowutil.qcow2.source import Source
 
 FIRST_READ = 4096
@@ -264,7 +264,7 @@ class _Parser:
         if length > min(layout.MAX_BACKING_NAME, (1 << cluster_bits) - offset):
             problem = f"{length} exceeds 1023 bytes or the first cluster"
             raise self._corrupt("backing name length", layout.BACKING_OFFSET_FIELD + 8, problem)
-        name = plain_name(self._path, self._at(offset, length, "backing name"))
+        name = volume_name(self._path, self._at(offset, length, "backing name"))
         chosen = next((e for e in extensions if e.type == layout.EXT_BACKING_FORMAT), None)
         if chosen is None:
             return ParentLink(name, None)

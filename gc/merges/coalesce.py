@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from sm import users
+from sm import catalogue, users
 from sm.errors import RecordMissing, SmError
 from sm.gc.copying.control import Control
 from sm.gc.merges import merge, online
@@ -138,7 +138,7 @@ def remove_images(repository: Repository, uuids: list[str]) -> int:
     for node in scan.forest:
         if node.parent in uuids and node.uuid not in uuids:
             raise SmError(f"image {node.uuid} still needs {node.parent}; nothing was deleted")
-    freed = 0
+    freed, forgotten = 0, False
     for uuid in uuids:
         if uuid in scan.forest:
             repository.journal.observe(f"remove {uuid}")
@@ -148,4 +148,7 @@ def remove_images(repository: Repository, uuids: list[str]) -> int:
             repository.pool.forget_vdi(repository.pool.vdi_by_uuid(uuid).ref)
         except RecordMissing:
             continue
+        forgotten = True
+    if forgotten:
+        catalogue.remember(repository)
     return freed

@@ -14,7 +14,8 @@ crash of anything may leave:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from sm import coverage, users
 from sm.cowutil.errors import Cancelled
@@ -51,8 +52,9 @@ def commit(repository: Repository, work: Work, serving: Sequence[User], control:
         top, base = entry.key, entry.data["into"]
         limit = control.bytes_per_second
         wanted = {"vdi_uuid": user.vdi, "top": top, "base": base, **_rate(limit)}
-        ask(repository, user.host, "commit_start", **wanted)
-        _watch(repository, user, control, limit)
+        with _naming_the_base(repository, user, top):
+            ask(repository, user.host, "commit_start", **wanted)
+            _watch(repository, user, control, limit)
     except Cancelled:
         settle(repository, entry)
         raise
@@ -82,6 +84,18 @@ def settle(repository: Repository, entry: Entry) -> Entry | None:
     else:
         merge.abandon(repository, entry)
     return None
+
+
+@contextmanager
+def _naming_the_base(repository: Repository, user: User, top: str) -> Iterator[None]:
+    """Let the image above `top` be written to for the block: it will name the base in its header.
+
+    A crash leaves it so, which does no harm.
+    """
+    chain = repository.look(STAGE).forest.chain(user.vdi)
+    above = chain[[node.uuid for node in chain].index(top) - 1]
+    with repository.store.writing(above.uuid, above.format):
+        yield
 
 
 def close_merged(repository: Repository, entry: Entry) -> None:

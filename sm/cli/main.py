@@ -104,9 +104,11 @@ COMMANDS: Sequence[Command] = (
     Command(
         "sr", "introduce", sr_commands.introduce, (_TYPE, _NAME, _ABOUT, _CONFIG, _UUID, _SHARED)
     ),
+    Command("sr", "probe", sr_commands.probe, (_TYPE, _CONFIG)),
     Command("sr", "list", sr_commands.list_),
     Command("sr", "show", sr_commands.show, (_SR,)),
     Command("sr", "scan", sr_commands.scan, (_SR,)),
+    Command("sr", "trim", sr_commands.trim, (_SR,)),
     Command("sr", "attach", sr_commands.attach, (_SR, _CONFIG)),
     Command("sr", "detach", sr_commands.detach, (_SR,)),
     Command("sr", "destroy", sr_commands.destroy, (_SR,)),

@@ -6,11 +6,13 @@ import uuid
 from argparse import Namespace
 from typing import Any
 
+from sm import catalogue
 from sm.cli.admin import Admin
 from sm.cli.sizes import parse_size, show_size
 from sm.drivers.registry import driver_class
 from sm.errors import InvalidArgument, SrExists, SrInUse, SrUnavailable
 from sm.pool.base import SrRecord
+from sm.sr import reach
 
 
 def create(admin: Admin, options: Namespace) -> None:
@@ -28,6 +30,14 @@ def create(admin: Admin, options: Namespace) -> None:
     admin.output.result({"uuid": sr_uuid}, sr_uuid)
 
 
+def probe(admin: Admin, options: Namespace) -> None:
+    """The SRs that are on a storage; what must be chosen first is told by the error."""
+    driver = driver_class(options.type)(admin.settings)
+    found = [each.members() for each in driver.probe(_device_config(options))]
+    lines = [", ".join(each.values()) for each in found]
+    admin.output.result(found, "\n".join(lines) or "no SR")
+
+
 def introduce(admin: Admin, options: Namespace) -> None:
     """Take over an SR that exists on its storage."""
     device_config = _device_config(options)
@@ -38,12 +48,23 @@ def introduce(admin: Admin, options: Namespace) -> None:
         raise SrUnavailable("no SR was found there; give --uuid if the storage has no mark")
     sr = _introduce(admin, sr_uuid, options, device_config)
     try:
+        if not options.name:
+            _take_name(admin, sr)
         admin.call("sr_attach", sr)
     except BaseException:
         admin.records.forget_sr(sr.ref)
         raise
     _set_attached(admin, sr, attached=True)
     admin.output.result({"uuid": sr_uuid}, sr_uuid)
+
+
+def _take_name(admin: Admin, sr: SrRecord) -> None:
+    """Give an SR the name that its storage remembers."""
+    driver = driver_class(sr.type)(admin.settings)
+    reach(driver, sr.uuid, admin.device_config(sr))
+    found = catalogue.recall(admin.repository(sr))
+    label, description = found.name_label, sr.name_description or found.name_description
+    admin.records.rename_sr(sr.ref, name_label=label, name_description=description)
 
 
 def _introduce(
@@ -150,6 +171,13 @@ def scan(admin: Admin, options: Namespace) -> None:
     document = {"uuid": sr.uuid, "images": len(forest.nodes), "problems": found}
     lines = [f"{uuid_}: {text}" for uuid_, text in found.items()]
     admin.output.result(document, "\n".join([f"{len(forest.nodes)} images", *lines]))
+
+
+def trim(admin: Admin, options: Namespace) -> None:
+    """Tell the devices of an SR which of their space is free, so that they may use it."""
+    sr = admin.find_sr(options.sr)
+    freed = int(str(admin.call("sr_trim", sr)))
+    admin.output.result({"uuid": sr.uuid, "bytes": freed}, f"{show_size(freed)} discarded")
 
 
 def attach(admin: Admin, options: Namespace) -> None:

@@ -14,6 +14,7 @@ from sm.errors import SmError, VdiUnavailable
 from sm.hosts.calls import ask
 from sm.pool.base import NULL_REF, SrRecord, VdiRecord
 from sm.scan import Scan
+from sm.smapi.request import require_xml_text
 
 EXIT_DAMAGED = 3
 
@@ -47,10 +48,12 @@ def _copy(admin: Admin, options: Namespace, command: str) -> None:
     if options.dry_run:
         _preview(admin, options, command)
         return
+    require_xml_text(options.name)
     reply = admin.call_vdi(command, options.vdi)
     if options.name:
         new = str(_mapping(reply)["uuid"])
         admin.records.update_vdi(admin.pool.vdi_by_uuid(new).ref, name_label=options.name)
+        admin.call_vdi("vdi_update", new)
     _say_new(admin, reply)
 
 

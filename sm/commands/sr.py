@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sm import process, sr
+from sm import catalogue, process, sr
 from sm.commands.call import Call, Handler
 from sm.cowutil.base import CowUtil
 from sm.cowutil.registry import Formats
@@ -57,9 +57,18 @@ def _sr_scan(call: Call) -> Value:
     return None
 
 
+def _sr_trim(call: Call) -> Value:
+    call.require_master()
+    with call.locked() as repository:
+        repository.store.remove_unfinished()
+        return str(repository.store.discard_free())
+
+
 def _sr_update(call: Call) -> Value:
     repository = call.repository()
-    sr.update_sizes(repository, repository.look("sr_update"))
+    with repository.locked("sr_update"):
+        sr.update_sizes(repository, repository.scan())
+        catalogue.remember(repository)
     return None
 
 
@@ -76,6 +85,7 @@ HANDLERS: Mapping[str, Handler] = {
     "sr_attach": _sr_attach,
     "sr_detach": _sr_detach,
     "sr_scan": _sr_scan,
+    "sr_trim": _sr_trim,
     "sr_update": _sr_update,
     "sr_content_type": _sr_content_type,
 }

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from sm import activation, snapshot, vdi
+from sm import activation, catalogue, snapshot, vdi
 from sm.commands.call import Call, Handler
 from sm.disk_identity import attach_reply
 from sm.errors import Unimplemented
@@ -43,6 +43,7 @@ def _vdi_create(call: Call) -> Value:
     preferred = [part.strip() for part in named.split(",") if part.strip()]
     with call.locked() as repository:
         created = vdi.create(repository, wanted, preferred or call.settings.preferred_formats)
+        catalogue.remember(repository)
     return _vdi_info(created)
 
 
@@ -50,6 +51,7 @@ def _vdi_delete(call: Call) -> Value:
     call.require_master()
     with call.changing() as repository:
         vdi.delete(repository, call.vdi_uuid)
+        catalogue.remember(repository)
     kick(call.settings.run, call.request.sr_uuid)
     return None
 
@@ -85,6 +87,7 @@ def _vdi_update(call: Call) -> Value:
         record = repository.vdi(call.vdi_uuid)
         require_xml_text(record.name_label, record.name_description)
         vdi.refresh(repository, call.vdi_uuid)
+        catalogue.remember(repository)
     return None
 
 
@@ -94,6 +97,7 @@ def _vdi_introduce(call: Call) -> Value:
     require_uuid(location)
     with call.locked() as repository:
         vdi.introduce(repository, location, request.new_uuid or "", request.vdi_sm_config)
+        catalogue.remember(repository)
     return _vdi_info(location)
 
 
@@ -101,6 +105,7 @@ def _vdi_compose(call: Call) -> Value:
     call.require_master()
     with call.changing() as repository:
         vdi.compose(repository, call.request.argument(0, "vdi1"), call.vdi_uuid)
+        catalogue.remember(repository)
     return None
 
 

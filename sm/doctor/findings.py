@@ -16,6 +16,7 @@ _OF_MASTER: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     of_use.claims,
     of_use.waiting,
     of_records.records,
+    of_records.names,
     of_images.strangers,
     of_images.long_chains,
     of_images.leftovers,

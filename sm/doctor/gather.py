@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sm import claims, journal, keys
+from sm import catalogue, claims, journal, keys
 from sm.attachment import Attachments
 from sm.config import Settings
 from sm.cowutil.base import CowUtil
@@ -34,6 +34,7 @@ class _Seen:
     entries: dict[str, bytes]
     sr: SrRecord
     leftovers: tuple[str, ...]
+    names: str | None
 
 
 def gather(settings: Settings, pool: Pool, ledger: Ledger, sr: SrRecord, *, check: bool) -> Facts:
@@ -72,6 +73,7 @@ def gather(settings: Settings, pool: Pool, ledger: Ledger, sr: SrRecord, *, chec
         leftovers=seen.leftovers,
         dead_links=_dead_links(repository),
         failures=ledger.failures(sr.uuid),
+        names=seen.names,
     )
 
 
@@ -84,7 +86,17 @@ def _look(repository: Repository) -> _Seen:
             {name: text for name, text in records.items() if name.startswith(journal.PREFIX)},
             repository.pool.sr_by_uuid(repository.uuid),
             repository.store.unfinished(),
+            _names(repository),
         )
+
+
+def _names(repository: Repository) -> str | None:
+    """What is wrong with the names that the storage remembers."""
+    try:
+        same = catalogue.is_remembered(repository)
+    except (SmError, OSError) as error:
+        return error.detail if isinstance(error, SmError) else str(error)
+    return None if same else "they are not those of the pool, or damaged"
 
 
 def _entries(seen: _Seen, owners: Owners) -> tuple[tuple[FoundEntry, ...], tuple[str, ...]]:

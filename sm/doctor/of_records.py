@@ -72,6 +72,16 @@ def _scanned(facts: Facts, code: str, uuid: str, text: str) -> Finding:
     return Finding(code, facts.sr.uuid, uuid, text, f"sm sr scan {facts.sr.uuid}", Scan())
 
 
+def names(facts: Facts) -> Iterator[Finding]:
+    """Names that the storage does not remember as the pool has them.
+
+    Where records have to be mended that is done first, and the names with them.
+    """
+    if facts.names is not None and next(records(facts), None) is None:
+        text = f"the names of the disks on the storage: {facts.names}"
+        yield _scanned(facts, "names-differ", facts.sr.uuid, text)
+
+
 def failed_work(facts: Facts) -> Iterator[Finding]:
     """Work of the collector that has failed and is not done yet."""
     for uuid, failure in facts.failures.items():

@@ -91,6 +91,7 @@ def _commit_start(repository: Repository, arguments: Arguments) -> Answer:
             top, base = named[arguments["top"]], named[arguments["base"]]
         except KeyError as error:
             raise SmError(f"{disk.vdi} does not have {error} open") from error
+        repository.store.prepare([(uuid, image.format) for uuid, image in named.items()])
         datapath.start_commit(disk, top, base, _rate(arguments) or 0)
         return {}
 
@@ -183,8 +184,7 @@ def _give_room(repository: Repository, arguments: Arguments) -> Answer:
     `format`. Else nobody has it open, and the caller has the lock of the disk; `whole` asks for all
     that it can ever need.
     """
-    vdi_uuid = arguments["vdi_uuid"]
-    require_uuid(vdi_uuid)
+    vdi_uuid = _vdi(arguments)
     if "now" not in arguments:
         room.give(repository, vdi_uuid, whole="whole" in arguments)
         return {}
@@ -200,8 +200,14 @@ def _give_room(repository: Repository, arguments: Arguments) -> Answer:
 
 def _take_back_room(repository: Repository, arguments: Arguments) -> Answer:
     """Take what the volume of a disk does not need, which the caller has just closed."""
-    room.take_back(repository, arguments["vdi_uuid"])
+    room.take_back(repository, _vdi(arguments))
     return {}
+
+
+def _vdi(arguments: Arguments) -> str:
+    """The disk that a request is about, whose lock its sender has."""
+    require_uuid(arguments["vdi_uuid"])
+    return arguments["vdi_uuid"]
 
 
 ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {

@@ -10,7 +10,7 @@ from sm.datapath.base import Disk, MirroringDatapath
 from sm.datapath.choose import Datapaths
 from sm.errors import BadRequest, Busy, Unimplemented, VdiMissing
 from sm.hosts import leaf_switch, naming
-from sm.hosts.arguments import Answer, Arguments, job_answer, locked
+from sm.hosts.arguments import Answer, Arguments, job_answer, locked, uuid_of
 from sm.repository import Repository
 from sm.uuids import require_uuid
 
@@ -24,6 +24,8 @@ def _mirror_start(repository: Repository, arguments: Arguments) -> Answer:
             raise VdiMissing(f"no process of this host serves {disk.vdi}")
         if not isinstance(found[0], MirroringDatapath):
             raise Unimplemented(f"{found[0].name} cannot merge a leaf that is written")
+        images = [(uuid_of(repository, image), image.format) for image in found[1].chain]
+        repository.store.prepare(images)
         found[0].start_mirror(disk, into)
         return {}
 
@@ -60,12 +62,14 @@ def _leaf_settle(repository: Repository, arguments: Arguments) -> Answer:
 
 def _leaf_supersede(repository: Repository, arguments: Arguments) -> Answer:
     """As the SR master: let the image that a leaf was merged into take the leaf's name."""
+    require_uuid(arguments["vdi_uuid"])
     naming.supersede_as_master(repository, arguments["vdi_uuid"], arguments["claim"])
     return {}
 
 
 def _leaf_superseded(repository: Repository, arguments: Arguments) -> Answer:
     """As the SR master: whether that took place; if not, it never will."""
+    require_uuid(arguments["vdi_uuid"])
     return {"done": naming.superseded_as_master(repository, arguments["vdi_uuid"])}
 
 

@@ -97,7 +97,19 @@ def _tapdisk_pause(settings: Settings, pool: Pool, function: str, arguments: Arg
     return "True"
 
 
+def _trim(settings: Settings, pool: Pool, function: str, arguments: Arguments) -> str:
+    """Discard the free space of an SR, on its master."""
+    if function != "do_trim" or "sr_uuid" not in arguments:
+        raise BadRequest(f"trim cannot {function!r}, or does not know of which SR")
+    require_uuid(arguments["sr_uuid"])
+    repository = Repository.open(arguments["sr_uuid"], settings, pool)
+    repository.require_master()
+    with repository.locked(function):
+        repository.store.discard_free()
+    return "True"
+
+
 _ACTIONS: Mapping[str, str] = {"pause": "pause", "unpause": "resume", "refresh": "refresh"}
 
-PLUGINS: Mapping[str, Plugin] = {"sm": answer, "tapdisk-pause": _tapdisk_pause}
+PLUGINS: Mapping[str, Plugin] = {"sm": answer, "tapdisk-pause": _tapdisk_pause, "trim": _trim}
 """By the name of the executable."""

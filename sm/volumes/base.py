@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from sm.errors import Unimplemented
+from sm.volumes.described import Catalogue, Keep
+
 Make = Callable[[Path], None]
 """Writes an image at a path that is not yet visible to anybody else."""
 
@@ -214,6 +217,13 @@ class VolumeStore(ABC):
     def remove_unfinished(self) -> int:
         """Remove what interrupted calls left under temporary names; returns the bytes freed."""
 
+    def discard_free(self) -> int:
+        """Tell the devices which of their space is free; returns how many bytes that is.
+
+        Raises `Unimplemented` where that is not ours to tell.
+        """
+        raise Unimplemented("the file system of this SR tells its device by itself; see fstrim(8)")
+
     @abstractmethod
     def space(self) -> Space:
         """Total, used and free bytes."""
@@ -229,3 +239,28 @@ class VolumeStore(ABC):
     @abstractmethod
     def remove_record(self, name: str) -> None:
         """Remove a record; it may be gone already."""
+
+    @abstractmethod
+    def descriptions(self) -> Catalogue:
+        """What is remembered of names; nothing where nothing was ever described.
+
+        Names that were too long may be cut. What is damaged is left out; raises `SmError` where
+        that is all of it.
+        """
+
+    @abstractmethod
+    def is_described(self, catalogue: Catalogue, keep: Keep) -> bool:
+        """Whether `describe` would find nothing to change. SR lock held; raises as that does."""
+
+    @abstractmethod
+    def describe(self, catalogue: Catalogue, keep: Keep) -> None:
+        """Remember these names and no others, but for disks that are to be kept.
+
+        Writes what differs, all or nothing as far as the storage can: after a crash each disk may
+        be described as before or as now, and `is_described` is false. What is damaged is written
+        anew. Raises `SrNoSpace`, or `MetadataError` for what a later version has written.
+        """
+
+    @abstractmethod
+    def forget_descriptions(self) -> None:
+        """Remember no names any more: the SR is about to be destroyed."""

@@ -20,9 +20,14 @@ from sm.config import Settings
 from sm.cowutil.holes import keep_room
 from sm.cowutil.registry import Formats
 from sm.errors import SrNoSpace, SrUnavailable, VdiExists, VdiMissing
+from sm.volumes import catalogue_json
 from sm.volumes.base import Listing, Make, Room, Space, Stranger, Volume, VolumeStore
+from sm.volumes.described import Catalogue, Keep
 
 RECORDS = ".sm"
+CATALOGUE = "catalogue.json"
+"""The names of the disks, beside the records; no record itself, because those are read often."""
+
 FILE_MODE = 0o600  # guest data is nobody else's business
 BLOCK = 512  # unit of st_blocks, whatever the file system's own
 
@@ -233,7 +238,7 @@ class DirectoryStore(VolumeStore):
             return {}
         found: dict[str, bytes] = {}
         for path in sorted(folder.iterdir()):
-            if not path.name.startswith(durable.TEMPORARY_PREFIX):
+            if path.name != CATALOGUE and not path.name.startswith(durable.TEMPORARY_PREFIX):
                 with suppress(FileNotFoundError):  # removed by another host in this moment
                     found[path.name] = path.read_bytes()
         return found
@@ -250,6 +255,35 @@ class DirectoryStore(VolumeStore):
         """Unlink the file of one record."""
         if (self.folder / RECORDS).is_dir():
             durable.remove(self.folder / RECORDS / name)
+
+    def descriptions(self) -> Catalogue:
+        """Read the file of the names."""
+        return catalogue_json.read(self._catalogue())
+
+    def is_described(self, catalogue: Catalogue, keep: Keep) -> bool:
+        """Compare the file with what it would be."""
+        present = self._catalogue()
+        return catalogue_json.following(present, catalogue, keep) == present
+
+    def describe(self, catalogue: Catalogue, keep: Keep) -> None:
+        """Replace the file, if it would be another one."""
+        present = self._catalogue()
+        wanted = catalogue_json.following(present, catalogue, keep)
+        if wanted != present:
+            self.write_record(CATALOGUE, wanted)
+
+    def forget_descriptions(self) -> None:
+        """Unlink the file."""
+        self.remove_record(CATALOGUE)
+
+    def _catalogue(self) -> bytes:
+        """The file of the names, or more of it than may be read; empty where there is none."""
+        self.require_present()
+        try:
+            with (self.folder / RECORDS / CATALOGUE).open("rb") as file:
+                return file.read(catalogue_json.MOST_BYTES + 1)
+        except FileNotFoundError:
+            return b""
 
     def _temporary(self, path: Path) -> Path:
         return path.with_name(f"{durable.TEMPORARY_PREFIX}{path.name}")

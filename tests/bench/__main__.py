@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.bench import info, levels, loop, many, memory, merge, nbd, plugin, qemu, scan, vhd
+from tests.bench import info, levels, loop, lvm, many, memory, merge, nbd, plugin, qemu, scan, vhd
 from tests.bench.measure import Row, table
 from tests.bench.workshop import Workshop
 
@@ -25,6 +25,7 @@ BENCHES: Mapping[str, Callable[[Workshop], list[Row]]] = {
     "merge": merge.run,
     "levels": levels.run,
     "many": many.run,
+    "lvm": lvm.run,
     "nbd": nbd.run,
     "plugin": plugin.run,
 }

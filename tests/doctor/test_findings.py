@@ -163,6 +163,7 @@ CASES: Mapping[str, Callable[[], Facts]] = {
         WELL, records={uuid: record for uuid, record in WELL.records.items() if uuid != "d"}
     ),
     "record-differs": lambda: _with_record("d", virtual_size=99),
+    "names-differ": lambda: replace(WELL, names="they are damaged"),
     "stale-activating": lambda: _marked(STALE),
     "foreign-mark": lambda: _marked(Mark("d", "paused", "true", Owned(Life.FOREIGN))),
     "key-without-process": lambda: replace(WELL, uses=(USE,)),
@@ -230,6 +231,7 @@ def _remedies(found: list[Finding]) -> list[object]:
         ("unfinished-work", Recover()),
         ("leftover-file", Scan()),
         ("record-differs", Scan()),
+        ("names-differ", Scan()),
         ("dead-link", RemoveLink("d")),
         ("image-unreadable", None),
         ("image-corrupt", None),

@@ -35,6 +35,15 @@ def _hide_visible(scene: Scene) -> None:
     scene.repository.pool.update_vdi(scene.record(scene.disk), managed=False)
 
 
+def _false_name(scene: Scene) -> None:
+    scene.repository.pool.update_vdi(scene.record(scene.snapshot), name_label="before the update")
+
+
+def _torn_names(scene: Scene) -> None:
+    file = scene.folder / ".sm" / "catalogue.json"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
 def _leave_file(scene: Scene) -> None:
     (scene.folder / ".new-left").write_bytes(b"x" * 4096)
 
@@ -81,6 +90,8 @@ def _stale_merge_claim(scene: Scene) -> None:
         ("record-differs", _false_parent),
         ("hidden-but-shown", _show_hidden),
         ("visible-but-unmanaged", _hide_visible),
+        ("names-differ", _false_name),
+        ("names-differ", _torn_names),
         ("leftover-file", _leave_file),
         ("stale-activating", _stale_mark),
         ("foreign-mark", _foreign_mark),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from sm import process
 from sm.cowutil.base import ImageRef
 from sm.cowutil.registry import Formats
 from sm.errors import VdiExists, VdiMissing
+from sm.pool.times import NO_TIME
 from sm.volumes.base import Room, VolumeStore
+from sm.volumes.described import Catalogue, Described
 from tests.support.site import MIB
 
 A, B, C = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
@@ -155,6 +158,31 @@ class VolumeStoreContract:
         store.remove_record("journal-a")
         store.remove_record("journal-b")
         assert store.records() == present
+
+    def test_descriptions(self, store: VolumeStore) -> None:
+        """What is described is told, with all that is said of a disk; what is to be kept, stays."""
+        web = Described(
+            A, "web & <co>", "größer", "user", False, "", NO_TIME, False, True, "", "vhd"
+        )
+        before = replace(web, uuid=B, is_a_snapshot=True, snapshot_of=A, read_only=True)
+        base = replace(web, uuid=C, name_label="base copy", managed=False, type="metadata")
+        disks = {disk.uuid: disk for disk in (web, before, base)}
+        catalogue = Catalogue("nas", "in the cellar", disks)
+        assert not store.is_described(catalogue, lambda _: False)
+        store.describe(catalogue, lambda _: False)
+        assert store.is_described(catalogue, lambda _: False)
+        assert store.descriptions() == catalogue
+        fewer = replace(catalogue, disks={A: replace(web, name_label="w" * 2000)})
+        store.describe(fewer, lambda uuid_: uuid_ == C)
+        assert store.is_described(fewer, lambda uuid_: uuid_ == C)
+        assert not store.is_described(fewer, lambda _: False)
+        found = store.descriptions().disks
+        assert set(found) == {A, C}
+        assert found[C] == base
+        assert found[A].name_label.startswith("w" * 200)
+        assert not [name for name in store.records() if name.startswith("catalogue")]
+        store.describe(Catalogue(), lambda _: False)
+        assert store.descriptions() == Catalogue()
 
     def test_headers_show_what_images_say(self, store: VolumeStore) -> None:
         add(store, A, 64)

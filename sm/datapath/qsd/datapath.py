@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from sm import process
 from sm.cowutil.base import ImageRef
+from sm.cowutil.device import is_sealed
 from sm.cowutil.registry import QEMU_DRIVERS, Formats
 from sm.datapath.base import (
     DatapathFailed,
@@ -223,7 +224,8 @@ class QsdDatapath(QsdProcess, MirroringDatapath, GrowingDatapath):
             # A commit that was noted, and of which the daemon knows nothing, was never begun.
             if END in note.extra.get(COMMIT, {}) or commit.find_job(qmp) is not None:
                 raise Busy(f"{disk.vdi} has a commit")
-            note = self._unsealed(qmp, note, base)
+            # The daemon writes the name of the base into the image above.
+            note = self._unsealed(qmp, note, base, note.chain[note.chain.index(top) - 1])
             own = nodes_of(note)
             top_node, base_node = (own[note.chain.index(image)].number for image in (top, base))
             merge = Merge.find(own, top_node, base_node)
@@ -278,11 +280,17 @@ class QsdDatapath(QsdProcess, MirroringDatapath, GrowingDatapath):
             if found is not None and found["status"] != "concluded":
                 qmp.call("job-cancel", {"id": commit.JOB})
 
-    def _unsealed(self, qmp: Qmp, note: Note, base: ImageRef) -> Note:
-        """See that an image can be merged into: it may have been open only to be read."""
+    def _unsealed(self, qmp: Qmp, note: Note, *images: ImageRef) -> Note:
+        """See that images of the chain can be written to: some are open only to be read.
+
+        A daemon that is told to finish a commit and cannot write to the image above crashes (7.2).
+        """
         own = nodes_of(note)
-        if not nodes.is_sealed(qmp, own[note.chain.index(base)]):
+        if not any(nodes.is_sealed(qmp, own[note.chain.index(image)]) for image in images):
             return note
+        for image in images:
+            if is_sealed(image.path):
+                raise DatapathFailed(f"{image.path} may only be read")
         fresh = nodes.relink(qmp, own[0], note.chain, read_only=note.read_only)
         return self._notes.write(with_nodes(note, fresh))
 

@@ -6,12 +6,16 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from sm.errors import VdiMissing
+from sm import process
+from sm.errors import ToolFailed, Unimplemented, VdiMissing
 from sm.volumes.lvm.commands import Lvm
 from sm.volumes.lvm.devices import Devices, View
 from sm.volumes.lvm.mappings import Mappings
 from sm.volumes.lvm.metadata import LogicalVolume, VolumeGroup
-from sm.volumes.lvm.names import folder
+from sm.volumes.lvm.names import GROUP_PREFIX, folder
+
+DISCARD_TIMEOUT = 6 * 3600.0
+"""Seconds; terabytes are discarded in seconds by one device and in hours by another."""
 
 Lock = Callable[[str], AbstractContextManager[None]]
 """Holds the lock of the group for a block; told what for."""
@@ -93,6 +97,21 @@ class Group:
     def reduce(self, name: str, size: int) -> None:
         """Cut a volume."""
         self.change("lvreduce", "-f", "-L", f"{size}b", f"{self.name}/{name}")
+
+    @property
+    def trim_name(self) -> str:
+        """The volume that takes all free space while that is discarded."""
+        return f"{self.name.removeprefix(GROUP_PREFIX)}_trim_lv"
+
+    def discard(self, name: str) -> None:
+        """Tell the devices that the content of a volume is of no use; raises `Unimplemented`."""
+        self.prepare([name])
+        try:
+            process.run(("blkdiscard", "-f", str(self.path(name))), timeout=DISCARD_TIMEOUT)
+        except ToolFailed as error:
+            if "not supported" in error.stderr:
+                raise Unimplemented(f"a device of {self.name} cannot discard") from error
+            raise
 
     def set_writable(self, name: str, writable: bool) -> None:
         """Let a volume be written to, or only be read; here at once, elsewhere when followed."""

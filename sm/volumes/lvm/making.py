@@ -9,14 +9,19 @@ from typing import Any
 from sm import process
 from sm.config import Settings
 from sm.errors import SmError, SrExists, SrInUse, SrUnavailable
+from sm.volumes.described import Catalogue
 from sm.volumes.lvm import opening
 from sm.volumes.lvm.commands import TIMEOUT, Lvm
 from sm.volumes.lvm.group import Group
+from sm.volumes.lvm.name_volume import NameVolume
 from sm.volumes.lvm.record_volume import RecordVolume
 from sm.volumes.lvm.sizes import Allocation
 
 EXTENT = "4m"
 """What every manager in this style uses."""
+
+METADATA = "16m"
+"""Room for the text that describes the volumes, twice: each takes about 500 bytes of it."""
 
 ALLOCATION_TAG = "sm-allocation-"
 
@@ -32,10 +37,18 @@ def make_group(
     lvm = Lvm(devices)
     for device in devices:
         _require_empty(lvm, device)
-    tag = f"{ALLOCATION_TAG}{allocation}"
-    options = ("--physicalextentsize", EXTENT, "--setautoactivation", "n", "--addtag", tag)
-    lvm.change("vgcreate", *options, name, *map(str, devices))
-    RecordVolume(opening.open_group(name, devices, settings)).make()
+    lvm.change(
+        "vgcreate",
+        *("--physicalextentsize", EXTENT),
+        *("--metadatasize", METADATA),
+        *("--setautoactivation", "n"),
+        *("--addtag", f"{ALLOCATION_TAG}{allocation}"),
+        name,
+        *map(str, devices),
+    )
+    group = opening.open_group(name, devices, settings)
+    RecordVolume(group).make()
+    NameVolume(group).write(allocation, Catalogue(), lambda _: False)
 
 
 def allocation_of(group: Group) -> Allocation | None:

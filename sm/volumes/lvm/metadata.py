@@ -193,11 +193,14 @@ def _volume(
         size += length
         stripes = part.get("stripes")
         single = part.get("type") == "striped" and part.get("stripe_count") == 1
-        if not single or not isinstance(stripes, list) or stripes[0] not in devices:
+        plain = isinstance(stripes, list) and len(stripes) == 2 and stripes[0] in devices
+        if not single or not plain:
             segments = None
         elif segments is not None:
-            device, data_start = devices[str(stripes[0])]
-            place = data_start + int(stripes[1]) * extent
+            device, data_start = devices[str(part["stripes"][0])]
+            place = (
+                data_start + config_text.number({"extent": part["stripes"][1]}, "extent") * extent
+            )
             segments.append(Segment(start, length, device, place))
     return LogicalVolume(
         name,

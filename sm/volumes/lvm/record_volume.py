@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from sm.errors import SmError, SrNoSpace
 from sm.volumes.lvm import records
+from sm.volumes.lvm.blocks import write_blocks
 from sm.volumes.lvm.devices import ATTEMPTS, View
 from sm.volumes.lvm.group import Group
 from sm.volumes.lvm.metadata import LogicalVolume
@@ -31,7 +29,7 @@ class RecordVolume:
             self._group.create(unfinished, VOLUME_SIZE)
             self._group.prepare([unfinished])
             for half in (0, HALF):
-                _write(self._group.path(unfinished), half, bytes(BLOCK))
+                write_blocks(self._group.path(unfinished), half, bytes(BLOCK))
             self._group.rename(unfinished, RECORDS)
 
     def read(self) -> Mapping[str, bytes]:
@@ -51,8 +49,9 @@ class RecordVolume:
                 offset, raw = records.following(copy, kept)
             except ValueError as error:
                 raise SrNoSpace(str(error)) from error
+            self.make()
             self._group.prepare([RECORDS])
-            _write(self._group.path(RECORDS), offset, raw)
+            write_blocks(self._group.path(RECORDS), offset, raw)
 
     def _newest(self) -> Copy:
         with self._group.opened() as view:
@@ -74,16 +73,3 @@ def _read_copy(view: View, volume: LogicalVolume, offset: int) -> bytes:
     if length <= BLOCK:
         return front
     return front + view.read(volume, offset + BLOCK, length - BLOCK)
-
-
-def _write(path: Path, offset: int, raw: bytes) -> None:
-    """Write whole blocks past the cache, durably, in one call."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC | os.O_CLOEXEC)
-    try:
-        with mmap.mmap(-1, len(raw)) as buffer:
-            buffer.write(raw)
-            written = os.pwrite(descriptor, buffer, offset)
-    finally:
-        os.close(descriptor)
-    if written != len(raw):
-        raise SmError(f"{path}: {written} of {len(raw)} bytes were written", name="LVMWrite")

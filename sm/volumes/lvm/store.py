@@ -19,11 +19,13 @@ from pathlib import Path
 from sm.cowutil.registry import Formats
 from sm.errors import Busy, VdiExists, VdiMissing
 from sm.volumes.base import Image, Listing, Make, Room, Space, Stranger, Volume, VolumeStore
+from sm.volumes.described import Catalogue, Keep
 from sm.volumes.lvm import names, sizes
 from sm.volumes.lvm.fitting import Fitting
 from sm.volumes.lvm.group import Group
 from sm.volumes.lvm.header_view import header_view
 from sm.volumes.lvm.metadata import LogicalVolume
+from sm.volumes.lvm.name_volume import NameVolume
 from sm.volumes.lvm.names import ImageName, Stage
 from sm.volumes.lvm.record_volume import RecordVolume
 from sm.volumes.lvm.sizes import Allocation
@@ -40,6 +42,7 @@ class LvmStore(VolumeStore):
         self._formats = formats
         self._allocation = allocation
         self._records = RecordVolume(group)
+        self._names = NameVolume(group)
         self._fitting = Fitting(group, self._records, formats)
 
     @property
@@ -88,8 +91,9 @@ class LvmStore(VolumeStore):
         return self._group.path(ImageName(uuid, image_format).text)
 
     def parent_uuid(self, name: str) -> tuple[str, str] | None:
-        """Take the name of the volume apart."""
-        image = names.parse(name, self._formats.names)
+        """Take the name of the volume apart; other managers put the folder of the group before."""
+        plain = name.removeprefix(f"{self._group.path('')}/")
+        image = names.parse(plain, self._formats.names)
         return None if image is None or image.stage else (image.uuid, image.format)
 
     def prepare(self, images: Collection[tuple[str, str]]) -> None:
@@ -220,9 +224,21 @@ class LvmStore(VolumeStore):
         self._fitting.finish()
         return freed
 
+    def discard_free(self) -> int:
+        """Let a volume take all that is free, discard it, and remove it again."""
+        free, name = self.space().free, self._group.trim_name
+        self._group.remove(name)
+        if free:
+            self._group.create(name, free)
+            try:
+                self._group.discard(name)
+            finally:
+                self._group.remove(name)
+        return free
+
     def _left_over(self) -> list[str]:
         present = self._group.now().volumes
-        found = []
+        found = [self._group.trim_name] if self._group.trim_name in present else []
         for name in sorted(present):
             image = names.parse(name, self._formats.names)
             if image is None or image.stage is None:
@@ -335,3 +351,19 @@ class LvmStore(VolumeStore):
     def remove_record(self, name: str) -> None:
         """Write all other records anew."""
         self._records.replace(name, None)
+
+    def descriptions(self) -> Catalogue:
+        """Read the volume for the names."""
+        found = self._names.read()
+        return found[1] if found else Catalogue()
+
+    def is_described(self, catalogue: Catalogue, keep: Keep) -> bool:
+        """Compare the volume for the names with what it would hold."""
+        return self._names.is_written(self._allocation, catalogue, keep)
+
+    def describe(self, catalogue: Catalogue, keep: Keep) -> None:
+        """Write the volume for the names where it differs; make it where it is missing."""
+        self._names.write(self._allocation, catalogue, keep)
+
+    def forget_descriptions(self) -> None:
+        """Leave the volume for the names: it goes with its group."""
