@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-lvm lint bench fuzz soak clean setup
+.PHONY: demo demo-lvm test test-lvm lint bench fuzz soak clean setup
 
 setup: $(VENV)/.installed
 
@@ -16,6 +16,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 
 demo: setup
 	@$(BIN)/python tests/demo/run.py
+
+# Thin volumes, on this machine's device-mapper or in a guest that has one.
+demo-lvm: setup
+	@$(BIN)/python -m tests.demo.lvm
 
 test: setup
 	$(BIN)/pytest -n auto --dist worksteal

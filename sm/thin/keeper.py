@@ -26,7 +26,7 @@ from sm.errors import LockFailed, SmError
 from sm.locks import Locks
 from sm.thin import watcher
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("sm.thin.keeper")
 
 PRELOADED = (_qsd_gauge, filelock)
 """What is imported late elsewhere, and would make a new watcher slow."""

@@ -172,9 +172,9 @@ class Watch:
         waits = (
             Waits(trouble, self._missing) if level.held and trouble is not Trouble.NONE else None
         )
-        if level.held and waits is None and self._told not in (None, "unknown"):
+        if level.held and waits is None and self._told is not None:
             return  # an answer is about to come
-        if waits == self._told or (self._telling is not None and not self._telling.done()):
+        if _alike(waits, self._told) or (self._telling is not None and not self._telling.done()):
             return
         if self._telling is not None and self._telling.exception() is not None:
             log.warning("%s: %s", self._disk.vdi, self._telling.exception())
@@ -189,3 +189,10 @@ class Watch:
 
     def _tell(self, waits: Waits | None, others: ThreadPoolExecutor) -> None:
         self._telling = others.submit(self._giver.tell, waits)
+
+
+def _alike(waits: Waits | None, told: Waits | str | None) -> bool:
+    """Whether people know this already; by how much is missing they are not troubled again."""
+    if isinstance(waits, Waits) and isinstance(told, Waits):
+        return waits.trouble is told.trouble
+    return waits == told

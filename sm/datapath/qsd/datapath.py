@@ -41,6 +41,7 @@ from sm.datapath.qsd.record import (
     pausing,
     resumed,
     with_nodes,
+    written_to,
 )
 from sm.datapath.state import Note
 from sm.datapath.turns import in_turn
@@ -119,6 +120,8 @@ class QsdDatapath(QsdProcess, MirroringDatapath, GrowingDatapath):
         disk, mirrored = note.disk, MIRROR in note.extra
         with self._qmp(disk) as qmp:
             held = HELD in note.extra or (note.pace is not None and freeze.is_held(qmp))
+            if note.pace is not None:
+                note = written_to(note, nodes.written(qmp))
             self._notes.write(pausing(note, complete=False, held=held))
             self._hide(disk)
             try:
@@ -150,10 +153,12 @@ class QsdDatapath(QsdProcess, MirroringDatapath, GrowingDatapath):
         disk = note.disk
         if not chain:
             raise DatapathFailed(f"{disk.vdi}: an empty chain")
-        # From here on it is not known to be without open images.
-        self._notes.write(pausing(note, complete=False))
-        self._hide(disk)
         with self._qmp(disk) as qmp:
+            if note.pace is not None:
+                note = written_to(note, nodes.written(qmp))
+            # From here on it is not known to be without open images.
+            self._notes.write(pausing(note, complete=False))
+            self._hide(disk)
             freeze.hold(qmp, FREEZE_SECONDS)
             if MIRROR in note.extra:
                 leaf_commit.stop(qmp, FREEZE_SECONDS)

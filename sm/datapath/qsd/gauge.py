@@ -26,7 +26,7 @@ from sm.datapath.base import DatapathFailed, Gauge, JobState, Level, OutcomeUnkn
 from sm.datapath.qsd import commit, freeze
 from sm.datapath.qsd.graph import TOP
 from sm.datapath.qsd.qmp import Qmp
-from sm.datapath.qsd.record import COMMIT, END, LEAF, NODES, merge_of, nodes_of, with_nodes
+from sm.datapath.qsd.record import COMMIT, END, LEAF, NODES, merge_of, nodes_of, with_nodes, written
 from sm.datapath.state import Note
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class QsdGauge(Gauge):
         leaf = str(found[TOP]["parent"]["node-name"])
         if leaf != f"n{note.extra[NODES][0]}":
             return None  # the daemon has gone over to another, and the note is about to say so
-        used = int(found[f"f{leaf[1:]}"]["stats"]["wr_highest_offset"])
+        used = max(written(note), int(found[f"f{leaf[1:]}"]["stats"]["wr_highest_offset"]))
         return Level(used, volume_size(note.extra[LEAF]), held=freeze.is_held(self._qmp))
 
     def wait(self, mark: int, seconds: float) -> None:

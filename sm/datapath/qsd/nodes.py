@@ -62,6 +62,12 @@ def under_top(qmp: Qmp) -> str:
     return str(top["parent"]["node-name"])
 
 
+def written(qmp: Qmp) -> dict[str, int]:
+    """How far each node was written since it was opened, in bytes."""
+    found = qmp.call("query-blockstats", {"query-nodes": True})
+    return {each["node-name"]: each["stats"]["wr_highest_offset"] for each in found}
+
+
 def put_under_top(qmp: Qmp, name: str, *, read_only: bool) -> None:
     """Have `TOP` stand on another node."""
     qmp.call("blockdev-reopen", {"options": [top_options(name, read_only=read_only)]})

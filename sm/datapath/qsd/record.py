@@ -4,13 +4,14 @@ In `Note.extra`: the numbers of the `nodes`, uppermost first; `leaf`, what the u
 whatever it is called by now; `commit`, the numbers of the nodes `top` and `base`, and once its end
 was seen, `end`, a `JobState`; `mirror`, the number of the node that the leaf is being copied into;
 `frozen`, when a pause is complete; `held`, of a pause, when users waited for room before it began;
-`over`, of such a pause, when it is only to go over to another chain.
+`over`, of such a pause, when it is only to go over to another chain; `written`, how far images
+were written that have been closed since, in pairs of what the image is and bytes.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ MIRROR = "mirror"
 FROZEN = "frozen"
 HELD = "held"
 OVER = "over"
+WRITTEN = "written"
+MOST_WRITTEN = 64
+"""Pairs that are kept: of a few pauses, each with the images of a chain."""
 
 
 def first_extra(chain: Sequence[ImageRef]) -> dict[str, Any]:
@@ -65,6 +69,20 @@ def pausing(note: Note, *, complete: bool, held: bool = False) -> Note:
     return replace(note, paused=True, extra=extra | ({FROZEN: True} if complete else {}))
 
 
+def written_to(note: Note, ends: Mapping[str, int]) -> Note:
+    """With how far images were written, by the names of their file nodes; they are about to go."""
+    closed = [[identity(node.image.path), ends.get(node.file, 0)] for node in nodes_of(note)]
+    known = [*note.extra.get(WRITTEN, []), *closed]
+    kept = [[image, end] for image, end in known if image is not None and end > 0]
+    return replace(note, extra=note.extra | {WRITTEN: kept[-MOST_WRITTEN:]})
+
+
+def written(note: Note) -> int:
+    """How far the leaf was written before it was opened last, as far as that is known."""
+    leaf = note.extra[LEAF]
+    return max((end for image, end in note.extra.get(WRITTEN, []) if image == leaf), default=0)
+
+
 def going_over(note: Note) -> Note:
     """In the pause in which a disk whose users wait for room goes over to another chain."""
     note = pausing(note, complete=False, held=True)
@@ -98,4 +116,6 @@ def _with(
     note: Note, own: Sequence[Node], extra: dict[str, Any], commit: dict[str, Any] | None
 ) -> Note:
     extra |= {COMMIT: commit} if commit is not None else {}
+    if WRITTEN in note.extra:
+        extra = {WRITTEN: note.extra[WRITTEN]} | extra
     return replace(note, chain=tuple(node.image for node in own), extra=extra)
