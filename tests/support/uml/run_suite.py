@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.support.uml import lvm_settings
@@ -22,7 +23,11 @@ OUTSIDE = "tests/lvm/outside"
 GUEST = "tests/lvm/guest"
 """Tests that set up servers of the kernel, which would change the machine they run on."""
 
-DEADLINE_SECONDS = 900
+ONE = "--one-guest"
+"""Among our own arguments: all that is named runs in a single guest."""
+
+MOST_GUESTS = 2
+DEADLINE_SECONDS = 1800
 MEMORY_MIB = 2048
 TARGETS = ("dm-flakey", "dm-log-writes")
 
@@ -33,6 +38,8 @@ def main() -> int:
     options = [word for word in sys.argv[1:] if word not in paths]
     outside = [path for path in paths if path.startswith(OUTSIDE)]
     inside = [path for path in paths if path not in outside]
+    if ONE in options:
+        return _run_in_guest([*filter(ONE.__ne__, options), *inside])
     statuses = []
     if outside:
         print("LVM: tests that start guests", flush=True)
@@ -46,8 +53,8 @@ def main() -> int:
 def _run_inside(options: list[str], paths: list[str]) -> int:
     why_not = why_not_here()
     if why_not is not None:
-        print(f"LVM: tests run in a guest (User-mode Linux), not here: {why_not}", flush=True)
-        return _run_in_guest([*options, *paths])
+        print(f"LVM: tests run in guests (User-mode Linux), not here: {why_not}", flush=True)
+        return _run_in_guests(options, paths)
     print("LVM: tests run here: this machine has a device-mapper that answers", flush=True)
     here = [path for path in paths if not path.startswith(GUEST)]
     served = [path for path in paths if path not in here] or [GUEST] * (INSIDE in here)
@@ -55,15 +62,56 @@ def _run_inside(options: list[str], paths: list[str]) -> int:
     if here:
         statuses.append(_run_here([*options, f"--ignore={GUEST}", *here]))
     if served:
-        print("LVM: tests that set up servers run in a guest (User-mode Linux)", flush=True)
-        statuses.append(_run_in_guest([*options, *served]))
+        print("LVM: tests that set up servers run in guests (User-mode Linux)", flush=True)
+        statuses.append(_run_in_guests(options, served))
     return next(filter(None, statuses), 0)
+
+
+def _run_in_guests(options: list[str], paths: list[str]) -> int:
+    """Share the files among as many guests as there are CPUs, for each guest has one."""
+    files = sorted(file for path in paths for file in _files(path))
+    count = min(MOST_GUESTS, os.cpu_count() or 1, len(files))
+    if count < 2:
+        return _run_in_guest([*options, *paths])
+    with ExitStack() as stack:
+        shares = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.support.uml.run_suite", ONE, *options, *share],
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            for output, share in zip(shares, shared(files, count), strict=True)
+        ]
+        statuses = []
+        for each, output in zip(started, shares, strict=True):
+            statuses.append(each.wait())
+            output.seek(0)
+            sys.stdout.buffer.write(output.read())
+            sys.stdout.flush()
+    return next(filter(None, statuses), 0)
+
+
+def shared(files: list[str], count: int) -> list[list[str]]:
+    """The files in so many lists."""
+    return [files[number::count] for number in range(count)]
+
+
+def _files(path: str) -> list[str]:
+    """The files of tests at a path, but for those that are run outside of guests."""
+    if not (ROOT / path).is_dir():
+        return [path]
+    found = (str(file.relative_to(ROOT)) for file in (ROOT / path).rglob("test_*.py"))
+    return [file for file in found if not file.startswith(OUTSIDE)]
 
 
 def _run_in_guest(given: list[str]) -> int:
     setup = Setup(folder=ROOT, memory_mib=MEMORY_MIB, deadline_seconds=DEADLINE_SECONDS)
-    # Writing to shared folders is slow.
-    return status_of([*_pytest(given), "-p", "no:cacheprovider"], setup)
+    # Writing to shared folders is slow, and hypothesis takes seconds to import.
+    return status_of(
+        [*_pytest(given), *("-p", "no:cacheprovider", "-p", "no:hypothesispytest")], setup
+    )
 
 
 def _run_here(given: list[str]) -> int:
