@@ -28,15 +28,15 @@ def run_two(
     They meet through `folder`, with `Meeting`, and in a network that only they have. When one
     fails, the other is ended and AssertionError has what both said.
     """
-    wires = zip(ADDRESSES.values(), socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ExitStack() as stack:
         guests = []
-        for module, name, (address, end) in zip(modules, NAMES, wires, strict=True):
+        for module, name, end in zip(modules, NAMES, ends, strict=True):
             setup = Setup(
                 disks=(disk,),
                 shares=(folder,),
                 deadline_seconds=seconds,
-                wire=Wire(stack.enter_context(end), address),
+                wire=Wire(stack.enter_context(end), ADDRESSES[name]),
             )
             command = [sys.executable, "-m", module, str(folder), name]
             guests.append(stack.enter_context(Guest(command, setup)))
