@@ -8,6 +8,8 @@ the network (`multiprocessing.managers`), which carry exceptions back.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from multiprocessing.managers import BaseManager
 from pathlib import Path
@@ -17,6 +19,7 @@ from sm.volumes.lvm.mappings import active
 from sm.volumes.lvm.store import LvmStore
 from tests.datapath.clients import Writer, content
 from tests.hosts.hosts import Host
+from tests.lvm.outside import dying_hostd
 from tests.support import guest
 from tests.support.uml.two_hosts import ADDRESSES
 
@@ -46,6 +49,15 @@ class PoolHost(Host):
     def reference(self) -> str:
         """Its reference in the pool."""
         return self.ref
+
+    def start_dying(self, how: str) -> None:
+        """Have another `sm-hostd` in place of the one that runs; see `dying_hostd`."""
+        self.kill()
+        argv = [sys.executable, dying_hostd.__file__, str(self.root), how]
+        self.service = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.wait()
 
     def begin_writing(self, uri: str, data: bytes) -> None:
         """Start a guest that writes to a disk and reads it again, which holds `data` at first."""
