@@ -105,7 +105,10 @@ class LvmSr(SrDriver):
         present = self.probe(device_config)
         if present:
             raise SrExists(f"the devices hold SR {present[0].uuid}")
-        making.make_group(group_name(sr_uuid), devices, allocation, self.settings)
+        name = group_name(sr_uuid)
+        making.make_group(name, devices, allocation, self.settings)
+        # Its records were written; it is not attached yet.
+        making.deactivate(opening.place_of(name, devices, allocation), self.settings)
 
     def attach(self, sr_uuid: str, device_config: Mapping[str, str]) -> Attachment:
         """See that the devices hold the volume group of this SR."""

@@ -11,6 +11,8 @@ from sm.sr import SrDriver
 DRIVERS: Mapping[str, str] = {
     "file": "sm.drivers.file:FileSr",
     "lvm": "sm.drivers.lvm:LvmSr",
+    "lvmohba": "sm.drivers.hba:LvmOverHbaSr",
+    "lvmoiscsi": "sm.drivers.iscsi:LvmOverIscsiSr",
     "nfs": "sm.drivers.nfs:NfsSr",
     "ext": "sm.drivers.ext:ExtSr",
 }

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
-from sm import claims, keys
-from sm.datapath.base import Disk, Endpoint
+from sm import claims, keys, watching
+from sm.datapath.base import Disk, Endpoint, GrowingDatapath
 from sm.datapath.choose import Datapaths
 from sm.datapath.links import Links
 from sm.errors import (
@@ -34,6 +34,7 @@ from sm.hosts.calls import ask, host_by_uuid
 from sm.owner import Owner, has_ended, host_of
 from sm.pool.base import VdiRecord
 from sm.repository import Repository
+from sm.thin.marks import Marks
 from sm.tree import Forest
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ def deactivate(repository: Repository, vdi_uuid: str) -> None:
     if record is not None:
         _give_back_room(repository, record)
         _clear_mark(repository, record)
+        for waits in keys.WAITS:
+            repository.pool.remove_from_vdi_sm_config(record.ref, waits)
         key = keys.host_key(repository.pool.this_host().ref)
         repository.pool.remove_from_vdi_sm_config(record.ref, key)
 
@@ -114,13 +117,20 @@ def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
     disk = Disk(repository.uuid, vdi_uuid)
     forest = repository.look(OPERATION).forest
     check_usable(forest, vdi_uuid)
+    settings, nodes = repository.settings, forest.chain(vdi_uuid)
+    datapaths, links = Datapaths(settings), Links(settings)
+    datapath = datapaths.for_formats({node.format for node in nodes})
+    grows = writable and repository.store.grows and isinstance(datapath, GrowingDatapath)
     if writable and repository.store.sized:
-        ask(repository, repository.master, "give_room", vdi_uuid=vdi_uuid)
-    chain = repository.images(forest.chain(vdi_uuid))
-    datapaths, links = Datapaths(repository.settings), Links(repository.settings)
-    path = links.prepare_file(disk) if repository.settings.expose == "fuse" else None
-    endpoint = datapaths.for_chain(chain).open(disk, chain, read_only=not writable, path=path)
+        whole = {} if grows else {"whole": "yes"}
+        ask(repository, repository.master, "give_room", vdi_uuid=vdi_uuid, **whole)
+    chain = repository.images(nodes)
+    path = links.prepare_file(disk) if settings.expose == "fuse" else None
+    pace = Marks(settings.thin_spare_bytes).pace if grows else None
+    endpoint = datapath.open(disk, chain, read_only=not writable, path=path, pace=pace)
     links.make(disk, endpoint)
+    if grows:
+        watching.require_watched(settings, disk)
     return endpoint
 
 
@@ -129,6 +139,7 @@ def stop(repository: Repository, vdi_uuid: str) -> None:
     disk = Disk(repository.uuid, vdi_uuid)
     Links(repository.settings).remove(disk)
     Datapaths(repository.settings).close(disk)
+    watching.disk_note(repository.settings, disk).unlink(missing_ok=True)
 
 
 def check_usable(forest: Forest, vdi_uuid: str) -> None:
@@ -223,6 +234,7 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
         if present.get(host) == mode and served.read_only != writable and not served.paused:
             _clear_mark(repository, record)
             Links(repository.settings).make(disk, served.endpoint)
+            watching.ensure(repository.settings)
             return served.endpoint
         if host in present:
             raise VdiInUse(f"{vdi_uuid} is active here as {present[host]}; deactivate it first")

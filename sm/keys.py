@@ -27,6 +27,15 @@ ACTIVATING = "activating"
 """On a VDI: it is being activated; the value is the owner, so that a stale one can be told."""
 
 
+WAITS_FOR_SPACE = "waits-for-space"
+"""On a VDI: its users wait, because the SR is full; the value is how many bytes it needs."""
+
+WAITS_FOR_MASTER = "waits-for-master"
+"""On a VDI: its users wait for as many bytes, and the SR master does not give them otherwise."""
+
+WAITS = (WAITS_FOR_SPACE, WAITS_FOR_MASTER)
+
+
 def vdi_type(image_format: str) -> str:
     """What `vdi_type` is called for an image format."""
     return CLIENT_NAMES.get(image_format, image_format)
@@ -46,7 +55,7 @@ def active_hosts(sm_config: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-MARKS = frozenset({"paused", "relinking", ACTIVATING, "vhd-blocks"})
+MARKS = frozenset({"paused", "relinking", ACTIVATING, "vhd-blocks", *WAITS})
 """Lock state and caches that belong to one VDI."""
 
 

@@ -264,10 +264,16 @@ def _displace(repository: Repository, cow: CowUtil, leaf: Node, base: Node) -> b
 
 
 def _room(repository: Repository, leaf: Node) -> Room:
-    """What the new leaf needs: room to be written to at once, if somebody serves it."""
+    """What the new leaf needs: room to be written to at once, if somebody serves it.
+
+    All that it may ever need, if nobody will ask for more.
+    """
     room = repository.room(leaf.format, leaf.virtual_size, written=True)
-    if not users.of_disks(repository, {leaf.uuid}):
+    active = users.of_disks(repository, {leaf.uuid})
+    if not active:
         return room
+    if repository.store.grows and not users.grow(repository, active):
+        return replace(room, now=room.full)
     return replace(room, now=room.now + repository.settings.thin_spare_bytes)
 
 

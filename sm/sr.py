@@ -63,6 +63,10 @@ class SrDriver(ABC):
     """Keys of the SR's sm_config that say how its storage is laid out. The driver finds them in
     `device_config`, which also has `SRmaster`."""
 
+    secret_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of device_config that may instead be given as `<key>_secret`, the UUID of a secret that
+    the pool keeps. The driver finds the secret itself."""
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.attachments = Attachments(settings.run / "attached")

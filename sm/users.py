@@ -47,6 +47,14 @@ def served(repository: Repository, users: Iterable[User]) -> list[User]:
     ]
 
 
+def grow(repository: Repository, users: Iterable[User]) -> bool:
+    """Whether every host that serves the disk for writing asks for more room as it is written."""
+    asked = (
+        ask(repository, user.host, "look", vdi_uuid=user.vdi) for user in users if user.writable
+    )
+    return all(answer["grows"] for answer in asked if answer["served"])
+
+
 def refresh(repository: Repository, user: User, chain: Sequence[Node]) -> bool:
     """Have the disk served from `chain` (uppermost first); whether a process serves it at all."""
     answer = ask(repository, user.host, "refresh", vdi_uuid=user.vdi, chain=chain_text(chain))

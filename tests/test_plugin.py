@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import xmlrpc.client
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,10 +47,6 @@ def test_a_root_that_cannot_be_used_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_children_and_prints_cannot_spoil_the_reply(tmp_path: Path) -> None:
-    import os
-    import subprocess
-    import sys
-
     code = (
         "import os, sys\n"
         "from sm import plugin\n"
@@ -67,3 +66,27 @@ def test_children_and_prints_cannot_spoil_the_reply(tmp_path: Path) -> None:
     )
     assert xmlrpc.client.loads(ended.stdout)[0] == ("<SRlist/>",)
     assert "stray child" in ended.stderr
+
+
+def test_a_choice_goes_to_standard_error_and_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "from sm import plugin\n"
+        "from sm.drivers.file import FileSr\n"
+        "from sm.errors import ChoiceNeeded\n"
+        "class Choosy(FileSr):\n"
+        "    def probe(self, device_config):\n"
+        "        raise ChoiceNeeded('a or b', '<two/>', name='ConfigSCSIid')\n"
+        "plugin.main(Choosy)\n"
+    )
+    call = document("sr_probe", {"command": "sr_probe", "device_config": {}})
+    ended = subprocess.run(
+        [sys.executable, "-c", code, call],
+        env={**os.environ, "SM_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stderr == "<two/>"
+    with pytest.raises(xmlrpc.client.Fault) as raised:
+        xmlrpc.client.loads(ended.stdout)
+    assert (raised.value.faultCode, "a or b" in raised.value.faultString) == (107, True)

@@ -64,6 +64,11 @@ class ImageWriter:
             self.clear_batmap()
         self.seal()
 
+    @property
+    def end(self) -> int:
+        """Where the image ends, with its footer, when what was written is committed; bytes."""
+        return self._tail + FOOTER_SIZE
+
     def seal(self) -> None:
         """End the file right behind its data, with both footers equal and durable.
 

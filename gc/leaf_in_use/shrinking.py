@@ -92,11 +92,19 @@ def _seconds(done: Done, control: Control) -> float:
 
 
 def _held(repository: Repository, action: LeafCoalesce) -> int:
-    """How many bytes the leaf takes: its tables may lag behind what its guest has written."""
+    """How many bytes the leaf takes: its tables may lag behind what its guest has written.
+
+    The size of a volume says nothing of that. Then its tables must do; what they lack is counted
+    once the users are held, and if it is too much, they go on.
+    """
     forest = repository.look("plan").forest
     if action.leaf not in forest:
         raise Overtaken(f"VDI {action.leaf} is gone")
-    return repository.store.volume(action.leaf, forest[action.leaf].format).used
+    node = forest[action.leaf]
+    cow = repository.formats.cow(node.format)
+    if repository.store.sized and cow.merged_beside:
+        return cow.allocated_size(repository.image(node).path)
+    return repository.store.volume(node.uuid, node.format).used
 
 
 def _put_leaf_on_top(repository: Repository, action: LeafCoalesce, confirm: Confirm) -> str:

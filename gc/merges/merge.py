@@ -190,7 +190,10 @@ def _reserve(repository: Repository, entry: Entry, growth: int, becomes_leaf: No
     """Give the target room for what it is to hold, and for what its users will write to it then."""
     into, image_format = entry.data["into"], entry.data["format"]
     try:
-        repository.store.reserve(into, image_format, costs.space_for(growth))
+        # Whoever writes to a thin volume is held when too little is left.
+        grows = becomes_leaf is not None and repository.store.grows
+        ahead = repository.settings.thin_spare_bytes if grows else 0
+        repository.store.reserve(into, image_format, costs.space_for(growth) + ahead)
         if becomes_leaf is not None:
             room = repository.room(image_format, becomes_leaf.virtual_size, written=True)
             repository.store.make_room(into, image_format, room, in_use=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,11 +67,22 @@ def mount(source: str, folder: Path, fs_type: str, options: Sequence[str]) -> No
     folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     present = mounted_at(folder)
     if present is not None:
-        if present.source == source:
+        if _same(present.source, source):
             return
         raise SmError(f"{present.source} is mounted on {folder}", name="NFSAttached")
     folder.chmod(FOLDER_MODE)
     process.run(mount_command(source, folder, fs_type, options), timeout=MOUNT_SECONDS)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two sources are one; a device may have several names."""
+    if one == other:
+        return True
+    try:
+        first, second = Path(one).stat(), Path(other).stat()
+    except OSError:
+        return False
+    return stat.S_ISBLK(first.st_mode) and first.st_rdev == second.st_rdev
 
 
 def unmount(folder: Path, error: str) -> None:

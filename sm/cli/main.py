@@ -104,6 +104,7 @@ COMMANDS: Sequence[Command] = (
     Command(
         "sr", "introduce", sr_commands.introduce, (_TYPE, _NAME, _ABOUT, _CONFIG, _UUID, _SHARED)
     ),
+    Command("sr", "probe", sr_commands.probe, (_TYPE, _CONFIG)),
     Command("sr", "list", sr_commands.list_),
     Command("sr", "show", sr_commands.show, (_SR,)),
     Command("sr", "scan", sr_commands.scan, (_SR,)),

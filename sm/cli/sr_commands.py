@@ -30,6 +30,14 @@ def create(admin: Admin, options: Namespace) -> None:
     admin.output.result({"uuid": sr_uuid}, sr_uuid)
 
 
+def probe(admin: Admin, options: Namespace) -> None:
+    """The SRs that are on a storage; what must be chosen first is told by the error."""
+    driver = driver_class(options.type)(admin.settings)
+    found = [each.members() for each in driver.probe(_device_config(options))]
+    lines = [", ".join(each.values()) for each in found]
+    admin.output.result(found, "\n".join(lines) or "no SR")
+
+
 def introduce(admin: Admin, options: Namespace) -> None:
     """Take over an SR that exists on its storage."""
     device_config = _device_config(options)

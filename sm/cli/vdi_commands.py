@@ -164,6 +164,7 @@ def list_(admin: Admin, options: Namespace) -> None:
             for row in rows
         ]
     )
+    waiting = {"waits_for": "WAITS FOR"} if any(row["waits_for"] for row in rows) else {}
     admin.output.table(
         shown,
         {
@@ -173,6 +174,7 @@ def list_(admin: Admin, options: Namespace) -> None:
             "virtual_size": "SIZE",
             "physical_utilisation": "USED",
             "is_a_snapshot": "SNAPSHOT",
+            **waiting,
             "sr": "SR",
         },
     )
@@ -188,7 +190,15 @@ def _summary(sr: SrRecord, vdi: VdiRecord) -> dict[str, Any]:
         "physical_utilisation": vdi.physical_utilisation,
         "hidden": not vdi.managed,
         "is_a_snapshot": vdi.is_a_snapshot,
+        "waits_for": _waits_for(vdi),
     }
+
+
+def _waits_for(vdi: VdiRecord) -> str | None:
+    """What the users of a disk wait for in the middle of a write; None if they do not."""
+    if keys.WAITS_FOR_SPACE in vdi.sm_config:
+        return "space"
+    return "SR master" if keys.WAITS_FOR_MASTER in vdi.sm_config else None
 
 
 def show(admin: Admin, options: Namespace) -> None:

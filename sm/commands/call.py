@@ -41,13 +41,21 @@ class Call:
     def device_config(self) -> dict[str, str]:
         """How this host reaches the SR, with what its record says of how it is laid out."""
         if not self.driver.sm_config_keys:
-            return self.request.device_config
+            return self.with_layout({})
         return self.with_layout(self.pool.sr_by_uuid(self.request.sr_uuid).sm_config)
 
     def with_layout(self, sm_config: Mapping[str, str]) -> dict[str, str]:
-        """The device_config of the request, with what the driver wants of an SR's sm_config."""
+        """The device_config of the request, with what the driver wants of an SR's sm_config.
+
+        Secrets that it names are in it as they are.
+        """
         known = {key: sm_config[key] for key in self.driver.sm_config_keys if key in sm_config}
-        return {**known, **self.request.device_config}
+        config = {**known, **self.request.device_config}
+        for key in self.driver.secret_keys:
+            secret = config.pop(f"{key}_secret", "")
+            if secret:
+                config[key] = self.pool.secret(secret)
+        return config
 
     def repository(self) -> Repository:
         """The SR of the request, which must be attached here."""

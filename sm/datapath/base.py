@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from types import TracebackType
+from typing import ClassVar, Self
 
 from sm.cowutil.base import ImageRef
 from sm.errors import SmError
@@ -62,7 +63,7 @@ class Served:
     """One disk that a process of this host serves now.
 
     `chain` is what it was last told to serve, uppermost first. While `paused` its users wait, and
-    no image is open.
+    no image is open. `grows`: it was opened with a pace, see `Datapath.open`.
     """
 
     disk: Disk
@@ -71,6 +72,7 @@ class Served:
     chain: tuple[ImageRef, ...]
     read_only: bool
     paused: bool = False
+    grows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +129,14 @@ class Datapath(ABC):
         *,
         read_only: bool,
         path: Path | None = None,
+        pace: int | None = None,
     ) -> Endpoint:
         """Serve the chain (uppermost first). Repeated for the same chain and mode, no change.
 
         With `path` the disk is shown as a file there instead of over NBD; a datapath that cannot
         raises `Unimplemented`. Raises `VdiInUse` when the disk is served already in another way.
+        `pace`, for a `GrowingDatapath` alone: the volume of the leaf grows while it is written, by
+        no more than so many bytes per second, unless writes wait for it anyway.
         """
 
     @abstractmethod
@@ -176,6 +181,79 @@ class Datapath(ABC):
     @abstractmethod
     def statistics(self, disk: Disk) -> Statistics:
         """What its users did so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How far the leaf of a disk has filled its volume; bytes.
+
+    `used`: the end of what was written to the leaf, `size`: that of its volume. `held`: writes wait
+    because there is too little between.
+    """
+
+    used: int
+    size: int
+    held: bool
+
+
+class Gauge(ABC):
+    """What tells how full the volume of a disk's leaf is, for whoever gives it room.
+
+    One at a time for each disk; a context manager. Its calls raise `DatapathFailed`, and
+    `OutcomeUnknown` where the process does not answer.
+    """
+
+    holds: ClassVar[bool]
+    """Whether `hold` is needed; else writes that find no room wait by themselves."""
+
+    @abstractmethod
+    def level(self) -> Level | None:
+        """The present level; None while no leaf is open."""
+
+    @abstractmethod
+    def wait(self, mark: int, seconds: float) -> None:
+        """Wait until `used` may have passed `mark`, or the leaf is another, or so long at most."""
+
+    @abstractmethod
+    def hold(self) -> None:
+        """Have the users wait, with the images open; a merge in the process is given up for that.
+
+        No change where they wait already, or where that cannot be.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let the users go on; no change if they do not wait."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give up the line to the process."""
+
+
+class GrowingDatapath(Datapath):
+    """A datapath whose leaf may have a volume that grows while it is written.
+
+    Held users stay so through a refresh and a pause, until the gauge lets them go on.
+    """
+
+    @abstractmethod
+    def growing(self) -> list[Served]:
+        """The disks that were opened with a pace, by what was noted of living processes."""
+
+    @abstractmethod
+    def gauge(self, disk: Disk) -> Gauge:
+        """The gauge of a disk that was opened with a pace."""
 
 
 class CommittingDatapath(Datapath):

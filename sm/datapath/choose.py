@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from sm.config import Settings
@@ -49,9 +49,12 @@ class Datapaths:
 
     def for_chain(self, chain: Sequence[ImageRef]) -> Datapath:
         """The first that can serve all formats of a chain; raises `Unimplemented`."""
-        formats = {image.format for image in chain}
+        return self.for_formats({image.format for image in chain})
+
+    def for_formats(self, formats: Collection[str]) -> Datapath:
+        """The first that can serve a chain of images of these formats; raises `Unimplemented`."""
         for datapath in self.kinds:
-            if formats <= datapath.formats:
+            if datapath.formats.issuperset(formats):
                 return datapath
         raise Unimplemented(f"no datapath serves a chain of {' and '.join(sorted(formats))}")
 

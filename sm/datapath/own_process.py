@@ -54,17 +54,20 @@ class OwnProcessDatapath(Datapath):
         *,
         read_only: bool,
         path: Path | None = None,
+        pace: int | None = None,
     ) -> Endpoint:
         """Start a process; it has opened everything when this returns."""
         note = self._alive(disk)
         if note is not None:
-            if (note.chain, note.read_only, note.path) != (tuple(chain), read_only, path):
+            told = tuple(chain), read_only, path, pace
+            if (note.chain, note.read_only, note.path, note.pace) != told:
                 raise VdiInUse(f"{disk.vdi} is served by process {note.pid} in another way")
             return self._endpoint(note)
         if not chain:
             raise DatapathFailed(f"{disk.vdi}: an empty chain")
         self._clear(disk)
-        note = Note(disk, tuple(chain), read_only, path, extra=self._first_extra(chain))
+        extra = self._first_extra(chain)
+        note = Note(disk, tuple(chain), read_only, path, pace=pace, extra=extra)
         self._prepare(note)
         self._notes.write(note)
         try:
@@ -96,6 +99,10 @@ class OwnProcessDatapath(Datapath):
         """All living processes that have a note."""
         found = [self._alive(note.disk) for note in self._notes]
         return [self._served(note) for note in found if note is not None]
+
+    def growing(self) -> list[Served]:
+        """The disks of living processes whose notes have a pace; no process is asked."""
+        return [self._served(note) for note in self._notes if note.pace is not None and note.alive]
 
     # What differs
 
@@ -186,7 +193,8 @@ class OwnProcessDatapath(Datapath):
 
     def _served(self, note: Note) -> Served:
         endpoint = self._endpoint(note)
-        return Served(note.disk, self.name, endpoint, note.chain, note.read_only, note.paused)
+        mode, grows = note.read_only, note.pace is not None
+        return Served(note.disk, self.name, endpoint, note.chain, mode, note.paused, grows)
 
 
 def _signal(note: Note, number: signal.Signals) -> None:

@@ -22,7 +22,8 @@ class Note:
     """One disk: `chain` uppermost first; `pid` and `started` name the process, 0 before it lives.
 
     `path`: the file that shows the disk, where it is not served over NBD. `paused` from before a
-    pause begins until after it has ended. `extra` is the datapath's own.
+    pause begins until after it has ended. `pace`: of a disk whose volume grows, see
+    `Datapath.open`. `extra` is the datapath's own.
     """
 
     disk: Disk
@@ -30,6 +31,7 @@ class Note:
     read_only: bool
     path: Path | None = None
     paused: bool = False
+    pace: int | None = None
     boot: str = ""
     pid: int = 0
     started: int = 0
@@ -66,6 +68,13 @@ class Notes:
             return _parse(self._path(disk).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+
+    def changed(self, disk: Disk) -> int:
+        """A number that is another one once the note of a disk was written; 0 without one."""
+        try:
+            return self._path(disk).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def forget(self, disk: Disk) -> None:
         """Remove the note of a disk."""

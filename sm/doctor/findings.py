@@ -14,6 +14,7 @@ _OF_MASTER: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     of_images.circles,
     of_use.journal,
     of_use.claims,
+    of_use.waiting,
     of_records.records,
     of_records.names,
     of_images.strangers,

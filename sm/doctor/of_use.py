@@ -76,6 +76,26 @@ def _unserved(facts: Facts, use: Use) -> Finding:
     return Finding("key-without-process", facts.sr.uuid, use.vdi, text, command, remedy)
 
 
+def waiting(facts: Facts) -> Iterator[Finding]:
+    """Disks whose users wait for room, and marks of such a wait that is over."""
+    for vdi, record in facts.records.items():
+        for key in keys.WAITS:
+            value = record.sm_config.get(key)
+            if value is None:
+                continue
+            if not keys.active_hosts(record.sm_config):
+                text = f"{facts.named(vdi)} carries {key}, and is not active anywhere"
+                remedy = ClearMark(vdi, key, value)
+                yield Finding(key, facts.sr.uuid, vdi, text, _fix(facts), remedy)
+                continue
+            if key == keys.WAITS_FOR_SPACE:
+                text, command = "as the SR is full", f"sm gc run --sr {facts.sr.uuid}"
+            else:
+                text, command = "which the SR master does not give", "sm host list"
+            text = f"the users of {facts.named(vdi)} wait for {value} bytes, {text}"
+            yield Finding(key, facts.sr.uuid, vdi, text, command)
+
+
 def claims(facts: Facts) -> Iterator[Finding]:
     """Claims whose owners have ended and that no journal entry will take along."""
     journaled = {found.entry.data.get("into") for found in facts.entries}

@@ -178,15 +178,23 @@ def _kick(repository: Repository, arguments: Arguments) -> Answer:
 
 
 def _give_room(repository: Repository, arguments: Arguments) -> Answer:
-    """Give the volume of a disk the room that it needs to be written, `now` bytes at least.
+    """Give the volume of a disk the room that it needs to be written.
 
-    Only without `now` is it known that nobody has it open. The caller has the lock of the disk.
+    With `now` the caller has it open, and wants so many bytes; it has `size`, and the image
+    `format`. Else nobody has it open, and the caller has the lock of the disk; `whole` asks for all
+    that it can ever need.
     """
+    vdi_uuid = _vdi(arguments)
+    if "now" not in arguments:
+        room.give(repository, vdi_uuid, whole="whole" in arguments)
+        return {}
+    if arguments["format"] not in repository.formats.names:
+        raise BadRequest(f"the image format {arguments['format']!r} is unknown")
     try:
-        now = int(arguments["now"]) if "now" in arguments else None
+        wanted = room.InUse(arguments["format"], int(arguments["now"]), int(arguments["size"]))
     except ValueError as error:
-        raise BadRequest(f"now is {arguments['now']!r}") from error
-    room.give(repository, _vdi(arguments), now)
+        raise BadRequest(f"now, size: {error}") from error
+    room.give_more(repository, vdi_uuid, wanted)
     return {}
 
 
@@ -248,6 +256,7 @@ def _describe(repository: Repository, datapath: Datapath, served: Served) -> Ans
         "nbd": served.endpoint.nbd,
         "path": None if served.endpoint.path is None else str(served.endpoint.path),
         "read_only": served.read_only,
+        "grows": served.grows,
         "paused": served.paused,
         "leaf_merge": leaf_switch.way(datapath, served),
         "chain": [uuid_of(repository, image) for image in served.chain],

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from sm import config, log
+from sm import config, log, watching
 from sm.attachment import Attachments
 from sm.config import Settings
 from sm.datapath.sockets import socket_folder
@@ -33,6 +33,9 @@ from sm.remote.server import HostServer
 from sm.repository import Repository
 
 logger = logging.getLogger(__name__)
+
+WATCHED_SECONDS = 2.0
+"""How often it sees to it that disks that grow are watched, in case all who do so were killed."""
 
 GRACE_SECONDS = 30.0
 """For what is under way when told to stop. What then remains is as after a crash."""
@@ -81,7 +84,9 @@ def _serve(settings: Settings, told: threading.Event) -> None:
             pool.set_host_address(pool.this_host().ref, str(server.address))
             logger.info("answers at %s", server.address)
             _settle(settings, pool)
-            told.wait()
+            watching.ensure(settings)
+            while not told.wait(WATCHED_SECONDS):
+                watching.ensure(settings)
             logger.info("told to stop")
         finally:
             server.stop(GRACE_SECONDS)

@@ -32,6 +32,7 @@ from sm.nbd.protocol import (
     ExtentFlag,
     ProtocolError,
 )
+from sm.nbd.shortage import Shortage, wait
 from sm.nbd.traffic import Traffic
 
 INCOMING = 256 << 10
@@ -52,16 +53,24 @@ DATA_HEAD = CHUNK.size + OFFSET.size
 class Connection:
     """Serves requests until the client leaves. `export` gives the disk of the moment.
 
-    `traffic`: what was moved so far.
+    `shortage`: what is done with writes that find no room. `traffic`: what was moved so far.
     """
 
     def __init__(
-        self, peer: socket.socket, agreed: Agreed, gate: Gate, export: Callable[[], Export]
+        self,
+        peer: socket.socket,
+        agreed: Agreed,
+        gate: Gate,
+        export: Callable[[], Export],
+        shortage: Shortage,
     ) -> None:
         self._peer = peer
         self._agreed = agreed
         self._gate = gate
         self._export = export
+        self._shortage = shortage
+        self._short = False
+        """Whether the next request is a write that found no room, and is tried again."""
         self.traffic = Traffic()
         self._in = mmap(-1, INCOMING)
         self._start = self._end = 0
@@ -74,6 +83,12 @@ class Connection:
 
     def run(self) -> None:
         """Until the client leaves; `ProtocolError` when it must, OSError when it is gone."""
+        try:
+            self._run()
+        finally:
+            self._set_short(False)
+
+    def _run(self) -> None:
         while True:
             with self._gate:
                 blocked = self._serve(self._export())
@@ -82,7 +97,9 @@ class Connection:
                 self._filled = 0
             if self._failure is not None:
                 raise self._failure
-            if self._leaving or (not blocked and not self._receive()):
+            if self._short:
+                wait(self._peer)
+            elif self._leaving or (not blocked and not self._receive()):
                 return
 
     def _receive(self) -> bool:
@@ -170,6 +187,11 @@ class Connection:
             return True
         data = memoryview(self._in)[at + REQUEST.size : end]
         number = self._do(export, kind, flags, cookie, offset, length, data)
+        inside = offset + length <= export.size
+        self._set_short(number == errno.ENOSPC and inside and self._shortage.grows)
+        if self._short:
+            self._start = at
+            return True
         if number:
             self._refuse(kind, cookie, number)
         elif self._read is not None and not self._go_on(export):
@@ -219,6 +241,14 @@ class Connection:
             return error.errno or errno.EIO
         self._add(protocol.simple_reply(cookie))
         return 0
+
+    def _set_short(self, short: bool) -> None:
+        if short != self._short:
+            self._short = short
+            if short:
+                self._shortage.began()
+            else:
+                self._shortage.ended()
 
     # Replies
 

@@ -15,6 +15,7 @@ from sm.nbd.export import Export
 from sm.nbd.gate import Gate
 from sm.nbd.handshake import negotiate
 from sm.nbd.protocol import ProtocolError
+from sm.nbd.shortage import Shortage
 from sm.nbd.traffic import Traffic
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,14 @@ ACCEPT_PAUSE = 0.1
 
 
 class NbdServer:
-    """Serves `export` as `name`. Flushes are for all connections at once."""
+    """Serves `export` as `name`. Flushes are for all connections at once.
 
-    def __init__(self, name: str, export: Export) -> None:
+    `grows`: a write that finds no room (ENOSPC) waits until there is some.
+    """
+
+    def __init__(self, name: str, export: Export, *, grows: bool = False) -> None:
         self.export = export
+        self._shortage = Shortage(grows=grows)
         self._name = name.encode()
         self._gate = Gate()
         self._clients: set[socket.socket] = set()
@@ -54,6 +59,11 @@ class NbdServer:
     def clients(self) -> int:
         """How many are connected."""
         return len(self._clients)
+
+    @property
+    def waiting(self) -> int:
+        """How many clients have a write that waits for room."""
+        return self._shortage.waiting
 
     @property
     def traffic(self) -> Traffic:
@@ -107,7 +117,8 @@ class NbdServer:
         try:
             agreed = negotiate(client, self._name, self.export)
             if agreed is not None:
-                connection = Connection(client, agreed, self._gate, lambda: self.export)
+                gate, shortage = self._gate, self._shortage
+                connection = Connection(client, agreed, gate, lambda: self.export, shortage)
                 with self._changing:
                     self._connections.add(connection)
                 connection.run()

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
+from sm.errors import SmError
 from sm.pool.records import (
     NULL_REF,
     VDI_FIELDS,
@@ -109,6 +110,12 @@ class Pool(ABC):
     def is_sr_master(self, sr: SrRecord) -> bool:
         """Whether this host may change the chains of an SR."""
         return not sr.shared or self.sr_master(sr) == self.this_host().ref
+
+    def secret(self, uuid: str) -> str:
+        """A password that the pool keeps; raises `InvalidSecret` when it has none of that UUID."""
+        raise SmError(
+            f"this pool keeps no secrets, and so none called {uuid}", name="InvalidSecret"
+        )
 
     @abstractmethod
     def pbds(self, sr_ref: str) -> list[PbdRecord]:

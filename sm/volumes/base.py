@@ -81,6 +81,11 @@ class VolumeStore(ABC):
     sized: ClassVar[bool] = False
     """Whether a volume has a size of its own, so that an image must be given room to grow."""
 
+    @property
+    def grows(self) -> bool:
+        """Whether the volume of a disk in use has less than it may need, and grows meanwhile."""
+        return False
+
     named_by_master: ClassVar[bool] = False
     """Whether only the SR master may rename volumes; else any host with the SR lock of its own."""
 

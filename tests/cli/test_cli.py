@@ -280,3 +280,15 @@ def test_reading_commands_write_nothing_to_the_storage(site: Site) -> None:
     site.sm("gc", "status")
     site.sm("gc", "run", "--sr", sr, "--dry-run")
     assert fingerprint() == before
+
+
+def test_a_probe_tells_what_is_there(site: Site) -> None:
+    sr = site.create_sr("store")
+    location = f"location={site.folder / 'store'}"
+    (found,) = site.sm("sr", "probe", "--device-config", location)
+    assert (found["UUID"], found["Devlist"]) == (sr, str(site.folder / "store"))
+    code, text = site.run("sr", "probe", "--device-config", f"location={site.folder / 'none'}")
+    assert (code, text) == (0, "no SR\n")
+    with pytest.raises(Refused) as raised:
+        site.sm("sr", "probe", "--type", "nfs")
+    assert raised.value.error["code"] == 102

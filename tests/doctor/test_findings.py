@@ -115,6 +115,11 @@ def _with_record(uuid: str, **changed: object) -> Facts:
     return replace(WELL, records={**WELL.records, uuid: _record(node, **changed)})
 
 
+def _waiting(key: str) -> Facts:
+    sm_config = {**sm_config_of(WELL.forest["d"]), key: "4096", "host_ref-h": "RW"}
+    return _with_record("d", sm_config=sm_config)
+
+
 def _marked(mark: Mark, *uses: Use) -> Facts:
     return replace(WELL, marks=(mark,), uses=uses)
 
@@ -164,6 +169,8 @@ CASES: Mapping[str, Callable[[], Facts]] = {
     "key-without-process": lambda: replace(WELL, uses=(USE,)),
     "host-silent": lambda: replace(WELL, uses=(replace(USE, served=None, problem="silence"),)),
     "host-unknown": lambda: replace(WELL, uses=(replace(USE, served=None, known=False),)),
+    "waits-for-space": lambda: _waiting(keys.WAITS_FOR_SPACE),
+    "waits-for-master": lambda: _waiting(keys.WAITS_FOR_MASTER),
     "stale-claim": lambda: replace(WELL, claims=(_claim("changing-d", Life.ENDED, merge=False),)),
     "claim-unreadable": lambda: replace(
         WELL, claims=(_claim("changing-d", Life.FOREIGN, merge=False),)
@@ -254,6 +261,12 @@ def test_a_key_of_another_host_is_only_told() -> None:
     (finding,) = findings(replace(WELL, uses=(replace(USE, here=False, name="a b"),)))
     assert (finding.code, finding.remedy) == ("key-without-process", None)
     assert finding.mend == "sm vdi reset d --host 'a b'"
+
+
+def test_a_wait_that_is_over_is_forgotten() -> None:
+    sm_config = {**sm_config_of(WELL.forest["d"]), keys.WAITS_FOR_SPACE: "4096"}
+    (finding,) = findings(_with_record("d", sm_config=sm_config))
+    assert finding.remedy == ClearMark("d", keys.WAITS_FOR_SPACE, "4096")
 
 
 def test_a_claim_with_an_entry_goes_with_the_entry() -> None:

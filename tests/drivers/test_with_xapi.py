@@ -13,6 +13,11 @@ from typing import Any
 
 import pytest
 
+from sm import config
+from sm.commands.call import Call
+from sm.drivers.iscsi import LvmOverIscsiSr
+from sm.errors import SmError
+from sm.smapi.request import Request
 from tests.pool.xapi_server import XapiServer
 from tests.support.plugin import Plugin
 from tests.support.site import MIB
@@ -139,3 +144,26 @@ def test_the_collector_logs_in_by_itself(toolstack: Toolstack) -> None:
     assert [path.name for path in toolstack.location.glob("*.vhd")] == [f"{disk}.vhd"]
     assert toolstack.xapi.logins == 1
     assert "session.logout" in toolstack.xapi.calls
+
+
+def test_a_secret_of_xapis_reaches_the_driver(
+    toolstack: Toolstack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = toolstack.xapi.add_secret("p#ss=w0rd")
+    given = {"chapuser": "me", "chappassword_secret": secret, "SRmaster": "true"}
+    monkeypatch.setenv("SM_ROOT", str(toolstack.plugin.root))
+    members = {**toolstack.plugin.members, "command": "sr_attach", "device_config": given}
+    settings = config.load(toolstack.plugin.root)
+
+    def seen(uuid: str) -> dict[str, str]:
+        wanted = {**members, "device_config": {**given, "chappassword_secret": uuid}}
+        call = Call(Request.model_validate(wanted), LvmOverIscsiSr(settings), settings)
+        try:
+            return call.device_config
+        finally:
+            call.close()
+
+    assert seen(secret) == {"chapuser": "me", "chappassword": "p#ss=w0rd", "SRmaster": "true"}
+    with pytest.raises(SmError) as raised:
+        seen(str(uuid.uuid4()))
+    assert raised.value.code == 20

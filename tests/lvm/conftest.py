@@ -81,12 +81,25 @@ class LvmSite(Site):
         return str(created["uuid"])
 
 
-@pytest.fixture(params=["thick", "thin"])
+@pytest.fixture
+def allocation() -> str:
+    """How the SRs of `site` allocate; thin in tests that do not care."""
+    return "thin"
+
+
+@pytest.fixture
 def site(
-    request: pytest.FixtureRequest, tmp_path: Path, loop_disk: Callable[[int], LoopDisk]
+    allocation: str, tmp_path: Path, loop_disk: Callable[[int], LoopDisk]
 ) -> Iterator[LvmSite]:
-    """A storage manager whose SRs are volume groups, by either way of allocation."""
-    made = LvmSite(tmp_path, loop_disk, request.param)
+    """A storage manager whose SRs are volume groups."""
+    yield from made_site(tmp_path, loop_disk, allocation)
+
+
+def made_site(
+    tmp_path: Path, loop_disk: Callable[[int], LoopDisk], allocation: str
+) -> Iterator[LvmSite]:
+    """One of an allocation, for a fixture."""
+    made = LvmSite(tmp_path, loop_disk, allocation)
     made.root.mkdir()
     lines = ("[sm]", "pool = embedded", "thin_spare_mib = 16", "pause_seconds = 15", "")
     (made.root / "sm.conf").write_text("\n".join(lines))

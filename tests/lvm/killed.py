@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from sm.volumes.lvm import record_volume
+from sm.volumes.lvm import name_volume, record_volume
+from sm.volumes.lvm.blocks import write_blocks
 from sm.volumes.lvm.commands import Lvm
 
 Work = Callable[[], object]
@@ -17,7 +18,7 @@ Work = Callable[[], object]
 
 def moments() -> Iterator[tuple[int, bool]]:
     """Each change by its number, from 1: just before it, then just after it."""
-    return itertools.product(itertools.count(1), (False, True))
+    return ((number, after) for number in itertools.count(1) for after in (False, True))
 
 
 def kill_at(number: int, *, after: bool) -> None:
@@ -37,7 +38,8 @@ def kill_at(number: int, *, after: bool) -> None:
         return done
 
     mock.patch.object(Lvm, "change", counted(Lvm.change)).start()
-    mock.patch.object(record_volume, "_write", counted(record_volume._write)).start()
+    for module in (record_volume, name_volume):
+        mock.patch.object(module, "write_blocks", counted(write_blocks)).start()
 
 
 def killed(work: Work, number: int, *, after: bool) -> bool:

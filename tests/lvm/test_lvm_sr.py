@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.datapath.clients import content, qemu_io
 from tests.lvm.conftest import MIB, LvmSite
 from tests.support import guest
 
 
+@pytest.mark.parametrize("allocation", ["thick", "thin"])
 def test_a_disk_from_its_making_to_its_end(site: LvmSite, cow_format: str) -> None:
     sr = site.create_sr()
     empty = site.repository(sr).store.space().free

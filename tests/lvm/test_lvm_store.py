@@ -72,8 +72,8 @@ def test_former_content_is_not_taken_for_an_end_of_an_image(store: LvmStore) -> 
     assert FORMATS.get("vhd").check(store.path(A, "vhd")).clean
     assert size_of(store, A, "vhd") == 64
     store.make_room(A, "vhd", Room(48 * MIB, 60 * MIB), in_use=True)
-    (shown,) = store.headers(store.listing().volumes)
-    assert FORMATS.get("vhd").info(shown[1]).virtual_size == 64 * MIB
+    for _, path in store.headers(store.listing().volumes):
+        assert FORMATS.get("vhd").info(path).virtual_size == 64 * MIB
     store.make_room(A, "vhd", Room(48 * MIB, 60 * MIB), in_use=False)
     assert FORMATS.get("vhd").check(store.path(A, "vhd")).clean
     assert store.unfinished() == ()

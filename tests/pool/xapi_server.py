@@ -55,7 +55,8 @@ class XapiServer:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: dict[str, dict[str, dict[str, Any]]] = {
-            name: {} for name in ("host", "host_metrics", "pool", "SR", "PBD", "VDI", "task")
+            name: {}
+            for name in ("host", "host_metrics", "pool", "SR", "PBD", "VDI", "task", "secret")
         }
         self.sessions: set[str] = set()
         self.calls: list[str] = []
@@ -113,6 +114,12 @@ class XapiServer:
             device_config=device_config,
             **{"currently_attached": False, "other_config": {}, **fields},
         )
+
+    def add_secret(self, value: str) -> str:
+        """Keep a password; returns the UUID of its secret."""
+        uuid = str(uuids.uuid4())
+        self._add("secret", uuid=uuid, value=value)
+        return uuid
 
     def add_vdi(self, sr: str, uuid: str | None = None, **fields: Any) -> str:
         """Add a VDI; `fields` in wire form."""

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from sm import process
 from sm.cowutil.base import ImageRef
 from sm.cowutil.device import is_sealed
-from sm.cowutil.registry import QEMU_DRIVERS
+from sm.cowutil.registry import QEMU_DRIVERS, Formats
 from sm.datapath.base import (
     DatapathFailed,
     Disk,
+    Gauge,
+    GrowingDatapath,
     Job,
     JobState,
     MirroringDatapath,
     OutcomeUnknown,
     Statistics,
 )
-from sm.datapath.own_process import NBD, OwnProcessDatapath
-from sm.datapath.qsd import commit, freeze, leaf_commit, mount, nodes
+from sm.datapath.qsd import commit, freeze, leaf_commit, nodes
 from sm.datapath.qsd.commit import Merge
-from sm.datapath.qsd.graph import command_line, file_export, nbd_export
+from sm.datapath.qsd.daemon import WATCHER, QsdProcess
 from sm.datapath.qsd.record import (
     COMMIT,
     END,
     FROZEN,
+    HELD,
     LEAF,
     MIRROR,
-    first_extra,
+    OVER,
+    going_over,
     identity,
     merge_of,
     mirroring,
@@ -41,28 +43,24 @@ from sm.datapath.qsd.record import (
     with_nodes,
 )
 from sm.datapath.state import Note
+from sm.datapath.turns import in_turn
 from sm.errors import Busy, Unimplemented, VdiMissing
-from sm.owner import start_time
 
 if TYPE_CHECKING:
     from sm.datapath.qsd.qmp import Qmp
 
 
-HIDDEN = "nbd-hidden"
-"""The suffix of the users' socket during a pause."""
-
 FREEZE_SECONDS = 20.0
 """For the requests under way to end."""
 
 
-class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
+class QsdDatapath(QsdProcess, MirroringDatapath, GrowingDatapath):
     """One qemu-storage-daemon for each disk."""
 
-    name = "qsd"
-    control_suffix = "qmp"
     formats: ClassVar[frozenset[str]] = frozenset(QEMU_DRIVERS)
     commits_runs = True
 
+    @in_turn
     def refresh(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """A new leaf over the old one, or other parents below the same leaf, without a pause.
 
@@ -70,24 +68,36 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
         file. For other parents, and the same ones anew, the daemon writes the name of the first
         into the leaf. Raises `Busy` for parents while there is a commit, and in a mirror.
         """
+        note = self._require(disk)
+        if note.paused and OVER in note.extra:
+            self._reopen(note, chain)  # we ended in the middle of this
+            return
         note = self._require_running(disk)
         _require_no_mirror(note)
         own, new = nodes_of(note), tuple(chain)
         with self._qmp(disk) as qmp:
             if not new or len(new) < min(2, len(own)):
                 raise DatapathFailed(f"{disk.vdi}: the leaf would lose its parents")
+            held = note.pace is not None and freeze.is_held(qmp)
             leaf = note.extra[LEAF]
             if nodes.under_top(qmp) != own[0].format or identity(new[0].path) != leaf:
                 old_is_next = len(new) == len(own) + 1 and identity(new[1].path) == leaf
                 if not old_is_next or new[2:] != note.chain[1:]:
                     raise DatapathFailed(f"{disk.vdi}: the new leaf is not over the old one")
-                fresh = nodes.add_leaf(qmp, own, new)
+                fresh = [] if held else nodes.add_leaf(qmp, own, new)
             elif COMMIT in note.extra:
                 raise Busy(f"{disk.vdi} has a commit; finish it first")
+            elif held:
+                fresh = []
             else:
                 fresh = nodes.relink(qmp, own[0], new, read_only=note.read_only)
-        self._notes.write(with_nodes(note, fresh, note.extra.get(COMMIT)))
+        if held:
+            # While it holds requests the daemon refuses both, but opens another chain.
+            self._reopen(going_over(note), new)
+        else:
+            self._notes.write(with_nodes(note, fresh, note.extra.get(COMMIT)))
 
+    @in_turn
     def pause(self, disk: Disk, seconds: float | None = None) -> None:
         """Hold the requests inside the daemon and close all images.
 
@@ -107,9 +117,10 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
         """Hold the requests, finish a mirror, and close all images; else go on as before."""
         deadline = time.monotonic() + seconds
         disk, mirrored = note.disk, MIRROR in note.extra
-        self._notes.write(pausing(note, complete=False))
-        self._hide(disk)
         with self._qmp(disk) as qmp:
+            held = HELD in note.extra or (note.pace is not None and freeze.is_held(qmp))
+            self._notes.write(pausing(note, complete=False, held=held))
+            self._hide(disk)
             try:
                 freeze.hold(qmp, seconds)
                 if mirrored:
@@ -119,18 +130,24 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
             except DatapathFailed:
                 if mirrored:
                     _end_mirror(qmp, note)
-                freeze.release(qmp, FREEZE_SECONDS)
-                self._show(disk)
+                if not held:
+                    freeze.release(qmp, FREEZE_SECONDS)
+                    self._show(disk)
                 self._notes.write(mirroring(note, None))
                 raise
             freeze.take_away(qmp, read_only=note.read_only)
-        self._notes.write(pausing(note, complete=True))
+        self._notes.write(pausing(note, complete=True, held=held))
 
+    @in_turn
     def resume(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """Open the chain in the daemon, whatever state the pause or a resume was left in."""
         note = self._require(disk)
-        if not note.paused:
-            return
+        if note.paused:
+            self._reopen(note, chain)
+
+    def _reopen(self, note: Note, chain: Sequence[ImageRef]) -> None:
+        """End a pause; users who were held before it stay so."""
+        disk = note.disk
         if not chain:
             raise DatapathFailed(f"{disk.vdi}: an empty chain")
         # From here on it is not known to be without open images.
@@ -141,10 +158,34 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
             if MIRROR in note.extra:
                 leaf_commit.stop(qmp, FREEZE_SECONDS)
             freeze.take_away(qmp, read_only=note.read_only)
+            if OVER in note.extra:
+                _relink(chain)
             fresh = freeze.put_back(qmp, chain, read_only=note.read_only)
-            freeze.release(qmp, FREEZE_SECONDS)
-        self._show(disk)
+            if HELD not in note.extra:
+                freeze.release(qmp, FREEZE_SECONDS)
+        if HELD not in note.extra:
+            self._show(disk)
         self._notes.write(resumed(note, fresh))
+
+    @in_turn
+    def close(self, disk: Disk) -> None:
+        """End the daemon."""
+        super().close(disk)
+
+    def gauge(self, disk: Disk) -> Gauge:
+        """Over a socket of its own, so that nobody has to wait for it, nor it for others."""
+        from sm.datapath.qsd.gauge import Access, QsdGauge  # noqa: PLC0415 - few need it
+
+        self._require(disk)
+        access = Access(
+            note=lambda: self._alive(disk),
+            write=self._notes.write,
+            turn=lambda: self._turn(disk),
+            show=lambda: self._show(disk),
+            hide=lambda: self._hide(disk),
+            changed=lambda: self._notes.changed(disk),
+        )
+        return QsdGauge.open(self._socket(disk, WATCHER), access)
 
     def statistics(self, disk: Disk) -> Statistics:
         """What the kernel counts: the bytes of the images, those of merges and of tables too.
@@ -162,6 +203,7 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
 
     # Commits
 
+    @in_turn
     def start_commit(
         self, disk: Disk, top: ImageRef, base: ImageRef, bytes_per_second: int = 0
     ) -> None:
@@ -173,6 +215,7 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
         if note.read_only:
             raise DatapathFailed(f"{disk.vdi} is open read-only")
         with self._qmp(disk) as qmp:
+            _require_not_held(qmp, note)
             # A commit that was noted, and of which the daemon knows nothing, was never begun.
             if END in note.extra.get(COMMIT, {}) or commit.find_job(qmp) is not None:
                 raise Busy(f"{disk.vdi} has a commit")
@@ -208,6 +251,7 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
         except OutcomeUnknown as error:
             return Job(JobState.UNKNOWN, error=str(error))
 
+    @in_turn
     def finish_commit(self, disk: Disk) -> None:
         """Dismiss the ended job; after a good one, the merged images are closed."""
         note = self._require(disk)
@@ -247,6 +291,7 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
 
     # Mirrors
 
+    @in_turn
     def start_mirror(self, disk: Disk, base: ImageRef) -> None:
         """Begin an active commit inside the daemon."""
         note = self._require_running(disk)
@@ -257,6 +302,7 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
         if COMMIT in note.extra:
             raise Busy(f"{disk.vdi} has a commit; finish it first")
         with self._qmp(disk) as qmp:
+            _require_not_held(qmp, note)
             # One that was noted, and of which the daemon knows nothing, was never begun.
             if leaf_commit.look(qmp) is not None:
                 raise Busy(f"{disk.vdi} has a mirror")
@@ -282,6 +328,7 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
         except OutcomeUnknown as error:
             return Job(JobState.UNKNOWN, error=str(error))
 
+    @in_turn
     def pause_mirrored(self, disk: Disk, seconds: float) -> None:
         """Hold the requests, let the active commit come to its end, and close all images."""
         note = self._require_running(disk)
@@ -289,6 +336,7 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
             raise VdiMissing(f"{disk.vdi} has no mirror")
         self._freeze(note, seconds)
 
+    @in_turn
     def stop_mirror(self, disk: Disk) -> None:
         """Cancel the active commit."""
         note = self._alive(disk)
@@ -300,70 +348,6 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
             _end_mirror(qmp, note)
         self._notes.write(mirroring(note, None))
 
-    # The process
-
-    def _first_extra(self, chain: Sequence[ImageRef]) -> dict[str, Any]:
-        return first_extra(chain)
-
-    def _prepare(self, note: Note) -> None:
-        if note.path is not None:
-            mount.prepare(note.path)
-
-    def _command(self, note: Note) -> list[str]:
-        if note.path is not None:
-            export = file_export(note.path, read_only=note.read_only)
-        else:
-            socket = self._socket(note.disk, NBD)
-            export = nbd_export(note.disk.vdi, socket, read_only=note.read_only)
-        return command_line(
-            nodes_of(note),
-            export,
-            read_only=note.read_only,
-            monitor=self._socket(note.disk, self.control_suffix),
-            pid_file=self._pid_file(note.disk),
-        )
-
-    def _adopt(self, note: Note) -> Note | None:
-        """Complete a note with the daemon that names our file for its number when it is started."""
-        if note.pid:
-            return note
-        path = self._pid_file(note.disk)
-        try:
-            pid = int(path.read_text(encoding="ascii"))
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError, ValueError):
-            return None
-        if os.fsencode(path) not in arguments or start_time(pid) is None:
-            return None
-        return self._notes.write(note.of_process(pid))
-
-    def _ask_to_end(self, note: Note) -> None:
-        with self._qmp(note.disk) as qmp:
-            qmp.call("quit")
-
-    def _remove_traces(self, note: Note) -> None:
-        self._pid_file(note.disk).unlink(missing_ok=True)
-        self._socket(note.disk, HIDDEN).unlink(missing_ok=True)
-        if note.path is not None:
-            mount.clear(note.path)
-
-    def _qmp(self, disk: Disk) -> Qmp:
-        from sm.datapath.qsd.qmp import Qmp  # noqa: PLC0415 - asyncio is slow to import
-
-        return Qmp(self._socket(disk, self.control_suffix))
-
-    def _pid_file(self, disk: Disk) -> Path:
-        return self._folder / f"{disk.vdi}.pid"
-
-    def _hide(self, disk: Disk) -> None:
-        """Let no client connect; those that try find no socket."""
-        with suppress(FileNotFoundError):
-            self._socket(disk, NBD).rename(self._socket(disk, HIDDEN))
-
-    def _show(self, disk: Disk) -> None:
-        with suppress(FileNotFoundError):
-            self._socket(disk, HIDDEN).rename(self._socket(disk, NBD))
-
     # Notes
 
     def _require_running(self, disk: Disk) -> Note:
@@ -373,10 +357,24 @@ class QsdDatapath(OwnProcessDatapath, MirroringDatapath):
         return note
 
 
+def _relink(chain: Sequence[ImageRef]) -> None:
+    """Make a leaf that nobody has open name the next image as its parent, unless it does."""
+    if len(chain) > 1:
+        formats = Formats(process.run)
+        link = formats.get(chain[0].format).info(chain[0].path).parent
+        if link is None or (link.name, link.format) != (chain[1].path.name, chain[1].format):
+            formats.cow(chain[0].format).set_parent(chain[0].path, chain[1])
+
+
 def _end_mirror(qmp: Qmp, note: Note) -> None:
     """End the mirror of a disk whose chain stays."""
     leaf_commit.stop(qmp, FREEZE_SECONDS)
     leaf_commit.give_back(qmp, nodes_of(note), note.extra[MIRROR])
+
+
+def _require_not_held(qmp: Qmp, note: Note) -> None:
+    if note.pace is not None and freeze.is_held(qmp):
+        raise Busy(f"the users of {note.disk.vdi} wait for room; see its sm-config")
 
 
 def _require_no_mirror(note: Note) -> None:

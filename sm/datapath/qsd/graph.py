@@ -31,6 +31,9 @@ NULL = "null"
 NOTHING = "nothing"
 REFUSE = "refuse"
 
+CLUSTER = 64 << 10
+"""Bytes; what a QCOW2 image is made of unless its maker wanted otherwise."""
+
 Options = dict[str, Any]
 
 
@@ -161,17 +164,30 @@ def command_line(
     export: Sequence[str],
     *,
     read_only: bool,
-    monitor: Path,
+    monitors: Sequence[Path],
     pid_file: Path,
+    pace: int | None = None,
 ) -> list[str]:
-    """How the daemon is started on a chain. It returns to its caller once all is open."""
+    """How the daemon is started on a chain. It returns to its caller once all is open.
+
+    `monitors`: the sockets at which it takes commands, each from one client at a time. `pace`: by
+    how many bytes per second the leaf may grow; a write of any length may take a whole cluster.
+    """
+    group: Options = {"qom-type": "throttle-group", "id": THROTTLE}
+    if pace is not None:
+        group["limits"] = {"bps-write": pace, "iops-write": max(1, pace // CLUSTER)}
+    commands: list[str] = []
+    for index, monitor in enumerate(monitors):
+        commands += [
+            *("--chardev", f"socket,id=mon{index},path={_escaped(monitor)},server=on,wait=off"),
+            *("--monitor", f"chardev=mon{index},mode=control"),
+        ]
     argv = [
         "qemu-storage-daemon",
         "--daemonize",
         *("--pidfile", str(pid_file)),
-        *("--chardev", f"socket,id=mon,path={_escaped(monitor)},server=on,wait=off"),
-        *("--monitor", "chardev=mon,mode=control"),
-        *("--object", _json({"qom-type": "throttle-group", "id": THROTTLE})),
+        *commands,
+        *("--object", _json(group)),
     ]
     for options in blockdevs(nodes, read_only=read_only):
         argv += ["--blockdev", _json(options)]

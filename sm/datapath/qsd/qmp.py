@@ -9,7 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+from qemu.qmp import (
+    ConnectError,
+    EventListener,
+    ExecuteError,
+    QMPClient,
+    QMPError,
+    Runstate,
+)
 from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from sm.datapath.base import DatapathFailed, OutcomeUnknown
@@ -62,6 +69,30 @@ class Qmp:
         except (QMPError, EOFError, OSError) as error:
             # The daemon left first, which is how it answers `quit`.
             logging.getLogger(__name__).debug("%s: %s", self._path, error)
+
+    def listen(self, event: str) -> None:
+        """Keep events of this name for `event_came` from now on."""
+        self._listener = EventListener(event)
+        self._client.register_listener(self._listener)
+
+    def event_came(self, seconds: float) -> bool:
+        """Wait for an event that is listened for, or so long; takes out all that there are.
+
+        Raises `OutcomeUnknown` when the daemon has left.
+        """
+        listener = self._listener
+
+        async def first() -> None:
+            await asyncio.wait_for(listener.get(), seconds)
+
+        try:
+            self._loop.run_until_complete(first())
+        except TimeoutError:
+            if self._client.runstate is not Runstate.RUNNING:
+                raise OutcomeUnknown(f"{self._path}: the daemon has left") from None
+            return False
+        listener.clear()
+        return True
 
     def call(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """Execute one command; returns what it answers.

@@ -3,7 +3,8 @@
 In `Note.extra`: the numbers of the `nodes`, uppermost first; `leaf`, what the uppermost image is,
 whatever it is called by now; `commit`, the numbers of the nodes `top` and `base`, and once its end
 was seen, `end`, a `JobState`; `mirror`, the number of the node that the leaf is being copied into;
-`frozen`, when a pause is complete.
+`frozen`, when a pause is complete; `held`, of a pause, when users waited for room before it began;
+`over`, of such a pause, when it is only to go over to another chain.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ COMMIT = "commit"
 END = "end"
 MIRROR = "mirror"
 FROZEN = "frozen"
+HELD = "held"
+OVER = "over"
 
 
 def first_extra(chain: Sequence[ImageRef]) -> dict[str, Any]:
@@ -53,11 +56,19 @@ def resumed(note: Note, own: Sequence[Node]) -> Note:
     return _with(replace(note, paused=False), own, extra, None)
 
 
-def pausing(note: Note, *, complete: bool) -> Note:
-    """In a pause: whether it is known that no image is open."""
+def pausing(note: Note, *, complete: bool, held: bool = False) -> Note:
+    """In a pause: whether it is known that no image is open. `held`: users waited before it."""
+    if held:
+        note = replace(note, extra=note.extra | {HELD: True})
     dropped = {FROZEN, MIRROR} if complete else {FROZEN}
     extra = {name: each for name, each in note.extra.items() if name not in dropped}
     return replace(note, paused=True, extra=extra | ({FROZEN: True} if complete else {}))
+
+
+def going_over(note: Note) -> Note:
+    """In the pause in which a disk whose users wait for room goes over to another chain."""
+    note = pausing(note, complete=False, held=True)
+    return replace(note, extra=note.extra | {OVER: True})
 
 
 def mirroring(note: Note, base: int | None) -> Note:

@@ -76,6 +76,7 @@ class TapdiskDatapath(CommittingDatapath):
         *,
         read_only: bool,
         path: Path | None = None,
+        pace: int | None = None,
     ) -> Endpoint:
         """Start a tapdisk on a chain whose images name each other as given."""
         vbd = self._life.look(disk)

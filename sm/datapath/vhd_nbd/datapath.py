@@ -12,10 +12,11 @@ from typing import ClassVar
 from sm.cowutil.base import ImageRef
 from sm.cowutil.raw import RawFormat
 from sm.cowutil.vhd.util import VhdUtil
-from sm.datapath.base import Disk, OutcomeUnknown, Statistics
+from sm.datapath.base import Disk, Gauge, GrowingDatapath, OutcomeUnknown, Statistics
 from sm.datapath.own_process import NBD, OwnProcessDatapath
 from sm.datapath.state import Note
 from sm.datapath.vhd_nbd import control
+from sm.datapath.vhd_nbd.gauge import VhdNbdGauge
 from sm.errors import Unimplemented
 
 CALL_SECONDS = 60.0
@@ -25,7 +26,7 @@ STATUS_SECONDS = 5.0
 MODULE = "sm.datapath.vhd_nbd.process"
 
 
-class VhdNbdDatapath(OwnProcessDatapath):
+class VhdNbdDatapath(OwnProcessDatapath, GrowingDatapath):
     """One process of ours for each disk.
 
     The leaf is locked against a second writer (flock(2)) as long as it is served for writing.
@@ -63,6 +64,11 @@ class VhdNbdDatapath(OwnProcessDatapath):
         answer = self._ask(disk, {"do": "status"})
         return Statistics(**answer["traffic"], clients=answer["clients"])
 
+    def gauge(self, disk: Disk) -> Gauge:
+        """What the process says when it is asked."""
+        self._require(disk)
+        return VhdNbdGauge(self._socket(disk, self.control_suffix))
+
     # Notes and processes
 
     def _prepare(self, note: Note) -> None:
@@ -75,6 +81,7 @@ class VhdNbdDatapath(OwnProcessDatapath):
             "export": note.disk.vdi,
             "control": str(self._socket(note.disk, self.control_suffix)),
             "read_only": note.read_only,
+            "grows": note.pace is not None,
             "chain": _pairs(note.chain),
         }
         return [sys.executable, "-m", MODULE, json.dumps(wanted, ensure_ascii=False)]

@@ -143,6 +143,12 @@ class ChainDisk:
             with _told_as_os_error(), self._lock:
                 self._writer.commit()
 
+    def level(self) -> tuple[int, int] | None:
+        """How many bytes the leaf takes of its volume, and its size; None if only read."""
+        if self._writer is None or self.leaf is None:
+            return None
+        return self._writer.end, self.leaf.size()
+
     # Life
 
     def reload(self) -> None:

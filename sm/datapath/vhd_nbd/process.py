@@ -1,7 +1,8 @@
 """The process that serves one disk: `python -m sm.datapath.vhd_nbd.process REQUEST`.
 
 `REQUEST` is JSON: `nbd` and `control`, the paths of two sockets, `export`, the name of the disk for
-its clients, `read_only`, and `chain`, (path, format) pairs, uppermost first. The command returns
+its clients, `read_only`, `grows`, whether writes wait where the volume of the leaf has no room, and
+`chain`, (path, format) pairs, uppermost first. The command returns
 when all is open and clients may connect; a process in the background goes on. It ends on SIGTERM or
 SIGINT, or when it is told to, with everything that it acknowledged on the storage.
 
@@ -41,7 +42,11 @@ def main(argv: list[str]) -> int:
         wanted = json.loads(argv[1])
         chain = parse_chain(wanted["chain"])
         service = Service(
-            chain, Path(wanted["nbd"]), wanted["export"], read_only=bool(wanted["read_only"])
+            chain,
+            Path(wanted["nbd"]),
+            wanted["export"],
+            read_only=bool(wanted["read_only"]),
+            grows=bool(wanted["grows"]),
         )
         listener = listen(Path(wanted["control"]))
     except (ImageError, OSError) as error:
@@ -109,6 +114,9 @@ class _Control:
                     "clients": self._service.clients,
                     "traffic": asdict(self._service.traffic),
                 }
+            case "level":
+                level = self._service.level()
+                return {"ok": True, "level": level, "waiting": self._service.waiting}
             case "pause":
                 seconds = request.get("seconds")
                 self._service.pause(seconds if isinstance(seconds, int | float) else None)

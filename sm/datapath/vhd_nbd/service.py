@@ -37,14 +37,21 @@ class Refused(Exception):
 class Service:
     """Serves a chain on the socket `nbd` as `export`.
 
-    `ImageError` or OSError where it cannot be opened.
+    `grows`: the volume of the leaf does, and writes wait for it. `ImageError` or OSError where the
+    chain cannot be opened.
     """
 
     def __init__(
-        self, chain: Sequence[ImageRef], nbd: Path, export: str, *, read_only: bool
+        self,
+        chain: Sequence[ImageRef],
+        nbd: Path,
+        export: str,
+        *,
+        read_only: bool,
+        grows: bool = False,
     ) -> None:
         self._disk = _open(tuple(chain), _locked(chain, read_only=read_only), relink=False)
-        self._server = NbdServer(export, self._disk)
+        self._server = NbdServer(export, self._disk, grows=grows)
         self._server.listen(nbd)
         self._changing = Lock()
         self._paused = False
@@ -68,6 +75,16 @@ class Service:
     def traffic(self) -> Traffic:
         """What the clients moved so far."""
         return self._server.traffic
+
+    @property
+    def waiting(self) -> int:
+        """How many clients have a write that waits for room in the volume of the leaf."""
+        return self._server.waiting
+
+    def level(self) -> tuple[int, int] | None:
+        """How many bytes the leaf takes of its volume, and its size; None while none is open."""
+        with self._changing:
+            return None if self._paused or self._stopped else self._disk.level()
 
     @property
     def paused(self) -> bool:

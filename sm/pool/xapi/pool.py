@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sm.errors import HostUnreachable, RecordMissing
+from sm.errors import HostUnreachable, RecordMissing, SmError
 from sm.inventory import installation_uuid
 from sm.pool.base import FieldValue, Pool
 from sm.pool.errors import PoolHostUnknown, PoolProtocolError
@@ -109,6 +109,13 @@ class XapiPool(Pool):
         if not sr.shared:
             return self.this_host().ref
         return wire.pool_master(self._records("pool"))
+
+    def secret(self, uuid: str) -> str:
+        """The value of one of XAPI's secrets."""
+        try:
+            return str(self._call("secret.get_value", self._call("secret.get_by_uuid", uuid)))
+        except RecordMissing as error:
+            raise SmError(uuid, name="InvalidSecret") from error
 
     def pbds(self, sr_ref: str) -> list[PbdRecord]:
         """How each host reaches an SR."""

@@ -15,6 +15,8 @@ from sm.volumes.lvm.group import Group
 from sm.volumes.lvm.record_volume import RecordVolume
 
 PREFIX = "fit-"
+IN_USE = " in use"
+"""At the end of the record of a volume that somebody writes to: nobody else touches its end."""
 
 
 class Fitting:
@@ -29,18 +31,33 @@ class Fitting:
         """Whether a record is one of ours."""
         return record.startswith(PREFIX)
 
-    def unfinished(self) -> frozenset[str]:
-        """The names of the volumes that were extended, or were about to be."""
+    def unfinished(self, *, in_use: bool = True) -> frozenset[str]:
+        """The names of the volumes that were extended, or were about to be.
+
+        Without `in_use`, of those that nobody writes to, as far as is known.
+        """
         return frozenset(
-            name.removeprefix(PREFIX) for name in self._records.read() if self.is_own(name)
+            name.removeprefix(PREFIX)
+            for name, content in self._records.read().items()
+            if self.is_own(name) and (in_use or not _is_in_use(content))
         )
+
+    def hand_over(self, name: str, to: str) -> None:
+        """Before a volume gets the name `to`: let its end, if it is unfinished, be known by that.
+
+        Then another volume may take its name; `forget` what was known by that.
+        """
+        content = self._records.read().get(f"{PREFIX}{name}")
+        if content is not None:
+            self._records.replace(f"{PREFIX}{to}", content)
 
     def extend(self, name: str, image_format: str, size: int, *, in_use: bool = False) -> None:
         """Extend a volume to `size` bytes; raises `SrNoSpace` with nothing changed.
 
         Of one `in_use` the end is left to whoever writes to it; the record stays until it is not.
         """
-        self._records.replace(f"{PREFIX}{name}", image_format.encode("ascii"))
+        content = f"{image_format}{IN_USE if in_use else ''}"
+        self._records.replace(f"{PREFIX}{name}", content.encode("ascii"))
         try:
             self._group.extend(name, size)
         finally:
@@ -48,12 +65,20 @@ class Fitting:
                 self._fit(name, image_format)
 
     def finish(self, wanted: Collection[str] | None = None) -> None:
-        """Finish what an interrupted call left, of the volumes `wanted` or of all."""
+        """Finish what was left, of the volumes `wanted`, which nobody writes to any more.
+
+        Without these, of all that are not known to be written to.
+        """
         left = self._records.read()
         for record in filter(self.is_own, left):
-            name = record.removeprefix(PREFIX)
-            if wanted is None or name in wanted:
-                self._fit(name, left[record].decode("ascii"))
+            name, content = record.removeprefix(PREFIX), left[record]
+            if (not _is_in_use(content)) if wanted is None else name in wanted:
+                self._fit(name, content.decode("ascii").removesuffix(IN_USE))
+
+    def forget(self, name: str) -> None:
+        """Say that the end of a volume is as it should be."""
+        if f"{PREFIX}{name}" in self._records.read():
+            self._records.replace(f"{PREFIX}{name}", None)
 
     def _fit(self, name: str, image_format: str) -> None:
         volume = self._group.now().volumes.get(name)
@@ -63,3 +88,7 @@ class Fitting:
             if volume.writable:
                 self._formats.get(image_format).fit(self._group.path(name), volume.size)
         self._records.replace(f"{PREFIX}{name}", None)
+
+
+def _is_in_use(content: bytes) -> bool:
+    return content.endswith(IN_USE.encode("ascii"))

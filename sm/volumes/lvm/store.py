@@ -45,6 +45,11 @@ class LvmStore(VolumeStore):
         self._names = NameVolume(group)
         self._fitting = Fitting(group, self._records, formats)
 
+    @property
+    def grows(self) -> bool:
+        """Where space is given as disks are written."""
+        return self._allocation is Allocation.THIN
+
     # What there is
 
     def require_present(self) -> None:
@@ -148,9 +153,11 @@ class LvmStore(VolumeStore):
         old, new = ImageName(uuid, image_format).text, ImageName(to, image_format).text
         if new in self._group.now().volumes:
             raise VdiExists(f"{self._group.name} has a volume {new}")
+        self._fitting.hand_over(old, new)
         self._group.rename(old, new)
         self._group.prepare([new])
         with self._made(ImageName(uuid, image_format, Stage.NEW), make, room) as made:
+            self._fitting.forget(old)
             self._group.rename(made.name, old)
 
     def displaced(self, uuid: str, image_format: str, to: str) -> bool:
@@ -197,7 +204,10 @@ class LvmStore(VolumeStore):
 
     def unfinished(self) -> tuple[str, ...]:
         """What was being made, or put aside, and whose end is still to be fitted."""
-        return (*self._left_over(), *(f"end of {name}" for name in self._fitting.unfinished()))
+        return (
+            *self._left_over(),
+            *(f"end of {name}" for name in self._fitting.unfinished(in_use=False)),
+        )
 
     def remove_unfinished(self) -> int:
         """Remove what was being made; give a name back that was taken and not given away."""
@@ -263,6 +273,7 @@ class LvmStore(VolumeStore):
     def trim(self, uuid: str, image_format: str) -> None:
         """Cut the volume behind its image; that of a hidden one is only read from here on."""
         name = self._prepared(uuid, image_format)
+        self._fitting.finish([name])
         image, path = self._formats.get(image_format), self._group.path(name)
         volume = self._group.volume(name)
         size = sizes.rounded(image.used_size(path), self._group.now().extent_size)

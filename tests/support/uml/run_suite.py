@@ -19,6 +19,9 @@ from tests.support.uml.setup import ROOT, SYSTEM_PATH, Setup, environment_of
 
 INSIDE = "tests/lvm"
 OUTSIDE = "tests/lvm/outside"
+GUEST = "tests/lvm/guest"
+"""Tests that set up servers of the kernel, which would change the machine they run on."""
+
 DEADLINE_SECONDS = 900
 MEMORY_MIB = 2048
 TARGETS = ("dm-flakey", "dm-log-writes")
@@ -36,16 +39,28 @@ def main() -> int:
         command = _pytest([*options, *outside])
         statuses.append(subprocess.run(command, cwd=ROOT, check=False).returncode)
     if inside:
-        statuses.append(_run_inside([*options, *inside]))
+        statuses.append(_run_inside(options, inside))
     return next(filter(None, statuses), 0)
 
 
-def _run_inside(given: list[str]) -> int:
+def _run_inside(options: list[str], paths: list[str]) -> int:
     why_not = why_not_here()
-    if why_not is None:
-        print("LVM: tests run here: this machine has a device-mapper that answers", flush=True)
-        return _run_here(given)
-    print(f"LVM: tests run in a guest (User-mode Linux), not here: {why_not}", flush=True)
+    if why_not is not None:
+        print(f"LVM: tests run in a guest (User-mode Linux), not here: {why_not}", flush=True)
+        return _run_in_guest([*options, *paths])
+    print("LVM: tests run here: this machine has a device-mapper that answers", flush=True)
+    here = [path for path in paths if not path.startswith(GUEST)]
+    served = [path for path in paths if path not in here] or [GUEST] * (INSIDE in here)
+    statuses = []
+    if here:
+        statuses.append(_run_here([*options, f"--ignore={GUEST}", *here]))
+    if served:
+        print("LVM: tests that set up servers run in a guest (User-mode Linux)", flush=True)
+        statuses.append(_run_in_guest([*options, *served]))
+    return next(filter(None, statuses), 0)
+
+
+def _run_in_guest(given: list[str]) -> int:
     setup = Setup(folder=ROOT, memory_mib=MEMORY_MIB, deadline_seconds=DEADLINE_SECONDS)
     # Writing to shared folders is slow.
     return status_of([*_pytest(given), "-p", "no:cacheprovider"], setup)

@@ -1,0 +1,107 @@
+"""Whether somebody on this host watches the disks whose volumes grow: the processes of `sm.thin`.
+
+They are started when the first such disk is activated, and end by themselves when none is left. A
+note in the run folder names the one that lives; whoever ends takes it away and then looks again, so
+that a disk that was opened meanwhile is seen by one side or the other. Of each disk that is watched
+there is a note as well.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from sm import process
+from sm.config import Settings
+from sm.datapath.base import Disk, GrowingDatapath, Served
+from sm.datapath.choose import Datapaths
+from sm.durable import write_file
+from sm.errors import SmError
+from sm.kick import send
+from sm.owner import Owner, has_ended
+
+MODULE = "sm.thin.keeper"
+
+START_SECONDS = 60.0
+"""For a disk to be watched, with the start of who does so."""
+
+AGAIN_SECONDS = 2.0
+POLL_SECONDS = 0.02
+
+
+def folder(settings: Settings) -> Path:
+    """Where the notes are, and the socket."""
+    return settings.run / "thin"
+
+
+def socket_path(settings: Settings) -> Path:
+    """Where the watcher listens for datagrams that have it look at once."""
+    return folder(settings) / "watcher.sock"
+
+
+def growing(settings: Settings) -> list[tuple[GrowingDatapath, Served]]:
+    """The disks of this host whose volumes grow, each with what serves it."""
+    return [
+        (datapath, served)
+        for datapath in Datapaths(settings).kinds
+        if isinstance(datapath, GrowingDatapath)
+        for served in datapath.growing()
+    ]
+
+
+def ensure(settings: Settings) -> None:
+    """See that the disks are watched, if there are any, and that whoever does so looks."""
+    if not growing(settings):
+        return
+    if is_kept(settings):
+        send(socket_path(settings), b"look")
+        return
+    process.spawn([sys.executable, "-m", MODULE, "--root", str(settings.root)])
+
+
+def require_watched(settings: Settings, disk: Disk) -> None:
+    """Wait until a disk that has just been opened is watched; raises `SmError` if it is not."""
+    deadline = time.monotonic() + START_SECONDS
+    again = 0.0
+    while not _lives(disk_note(settings, disk), settings):
+        now = time.monotonic()
+        if now > deadline:
+            raise SmError(f"nobody watches how {disk.vdi} grows; see the log for {MODULE}")
+        if now > again:
+            ensure(settings)
+            again = now + AGAIN_SECONDS
+        time.sleep(POLL_SECONDS)
+
+
+def keeper_note(settings: Settings) -> Path:
+    """Names the process that sees to it that there is a watcher."""
+    return folder(settings) / "keeper"
+
+
+def disk_note(settings: Settings, disk: Disk) -> Path:
+    """Names the process that watches a disk."""
+    return folder(settings) / f"{disk.sr}.{disk.vdi}"
+
+
+def sign(settings: Settings, note: Path) -> None:
+    """Be the one whom a note names."""
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_file(note, Owner.this_process(settings.host_uuid, "thin").text.encode("utf-8"))
+
+
+def is_kept(settings: Settings) -> bool:
+    """Whether there is a keeper that lives."""
+    return _lives(keeper_note(settings), settings)
+
+
+def _lives(note: Path, settings: Settings) -> bool:
+    """Whether the process that a note names lives."""
+    with suppress(FileNotFoundError):
+        return not has_ended(_read(note), settings.host_uuid)
+    return False
+
+
+def _read(note: Path) -> str:
+    return note.read_text(encoding="utf-8")

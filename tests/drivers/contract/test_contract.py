@@ -1,0 +1,20 @@
+"""The drivers whose storage any machine has; `tests/lvm` tries the others in a guest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.drivers.contract.place import FolderPlace, Place
+from tests.drivers.contract.suite import *  # noqa: F403 - the suite
+from tests.drivers.contract.toy import MemoryPlace
+
+
+@pytest.fixture(params=[FolderPlace, MemoryPlace])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Each kind of storage."""
+    made = request.param(tmp_path)
+    yield made
+    made.close()

@@ -1,0 +1,78 @@
+"""The contract of drivers, kept by those that are given block devices of this host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sm.drivers.ext import ExtSr
+from sm.drivers.lvm import LvmSr
+from tests.drivers.contract.place import Place
+from tests.drivers.contract.suite import (  # noqa: F401 - what is tried here
+    host,
+    test_a_disk_lives,
+    test_a_place_can_be_used_again,
+    test_a_probe_finds_what_was_created_and_leaves_nothing,
+    test_an_sr_that_is_not_there_is_not_attached,
+    test_attach_and_detach_may_be_repeated,
+    test_hostile_values_are_refused,
+    test_it_says_what_it_can_and_how_it_is_reached,
+    test_what_belongs_to_others_is_not_touched,
+    test_what_is_there_is_not_created_again,
+)
+from tests.support.lvm.loop import remove_mapped
+from tests.support.lvm.tools import call
+
+SIZE = 256 << 20
+
+
+class ExtPlace(Place):
+    """A disk, and another one that holds a file system."""
+
+    driver = ExtSr
+    formats = ("qcow2",)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.disk = self._disk("empty")
+        self.other = self._disk("other")
+
+    def _disk(self, name: str) -> Path:
+        image = self.folder / f"{name}.img"
+        call("truncate", "-s", str(SIZE), image)
+        return Path(call("losetup", "--find", "--show", image).strip())
+
+    def device_config(self) -> dict[str, str]:
+        return {"device": str(self.disk)}
+
+    def foreign(self) -> dict[str, str]:
+        call("mkfs.ext4", "-q", "-F", self.other)
+        return {"device": str(self.other)}
+
+    def foreign_content(self) -> bytes:
+        return self.other.read_bytes()
+
+    def held(self) -> set[str]:
+        return set(call("dmsetup", "ls").splitlines()) - {"No devices found"}
+
+    def close(self) -> None:
+        for device in (self.disk, self.other):
+            remove_mapped(device)
+            call("losetup", "--detach", device)
+
+
+class LvmPlace(ExtPlace):
+    """The same, for a volume group whose volumes are the images."""
+
+    driver = LvmSr
+    formats = ("vhd",)
+
+
+@pytest.fixture(params=[ExtPlace, LvmPlace])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Two loop devices."""
+    made = request.param(tmp_path)
+    yield made
+    made.close()
