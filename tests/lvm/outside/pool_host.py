@@ -8,6 +8,7 @@ the network (`multiprocessing.managers`), which carry exceptions back.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -58,6 +59,13 @@ class PoolHost(Host):
             argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self.wait()
+
+    def was_killed(self) -> bool:
+        """Whether its `sm-hostd` was killed, by somebody else; there is none then."""
+        assert self.service is not None
+        self.service.communicate(timeout=10)
+        code, self.service = self.service.returncode, None
+        return code == -signal.SIGKILL
 
     def begin_writing(self, uri: str, data: bytes) -> None:
         """Start a guest that writes to a disk and reads it again, which holds `data` at first."""

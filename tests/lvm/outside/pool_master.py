@@ -35,7 +35,8 @@ def main() -> None:
         other.sm("sr", "attach", scene.sr)
         took = {}
         import os
-        w=os.environ.get('SCENES','').split()
+
+        w = os.environ.get("SCENES", "").split()
         for play in [s for s in SCENES if not w or s.__name__ in w]:
             began = time.monotonic()
             try:
