@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,14 +12,14 @@ from sm.config import load
 from sm.cowutil.base import ImageRef
 from sm.volumes.base import Room
 from sm.volumes.lvm import making, opening
+from sm.volumes.lvm.names import group_name
 from sm.volumes.lvm.sizes import Allocation
 from sm.volumes.lvm.store import LvmStore
 from tests.support import guest
 from tests.support.lvm.power import BEGIN, END, Moment, recorded
 from tests.support.site import MIB
-from tests.volumes.contract import FORMATS, A, B, C, add, nothing, room
+from tests.volumes.contract import FORMATS, A, B, C, add, nothing
 
-GROUP = "VG_XenStorage-00000000-0000-4000-8000-0000000000fe"
 SIZE = 16 * MIB
 MOST = 12
 """Losses of power in one test."""
@@ -43,10 +44,10 @@ def power_cuts(
     work: Callable[[LvmStore, Mark], None],
 ) -> Iterator[tuple[LvmStore, Moment]]:
     """Do work on a new group; then the group as losses of power in the middle of it leave it."""
-    settings = load(folder / "before", {})
+    settings, name = load(folder / "before", {}), group_name(str(uuid.uuid4()))
     with recorded(folder) as (disk, end):
-        making.make_group(GROUP, [disk.path], Allocation.THIN, settings)
-        place = opening.place_of(GROUP, [disk.path], Allocation.THIN)
+        making.make_group(name, [disk.path], Allocation.THIN, settings)
+        place = opening.place_of(name, [disk.path], Allocation.THIN)
         store = opening.open_store(place, FORMATS, settings)
         prepare(store)
         disk.mark(BEGIN)
@@ -57,9 +58,15 @@ def power_cuts(
         for number, moment in enumerate(recording.moments(folder, MOST)):
             # Nothing that the host remembered is left, either.
             fresh = load(folder / f"after{number}", {})
-            place = opening.place_of(GROUP, [moment.device], Allocation.THIN)
+            place = opening.place_of(name, [moment.device], Allocation.THIN)
             yield opening.open_store(place, FORMATS, fresh), moment
             making.deactivate(place, fresh)
+
+
+def room_of(image_format: str) -> Room:
+    """What a new image of a disk needs."""
+    images = FORMATS.get(image_format)
+    return Room(images.empty_size(SIZE), images.full_size(SIZE))
 
 
 def image(store: LvmStore, name: str, image_format: str) -> ImageRef:
@@ -107,7 +114,11 @@ def add_child(store: LvmStore, name: str, image_format: str, parent: str) -> Non
     below = image(store, parent, image_format)
     cow = FORMATS.cow(image_format)
     store.create(
-        name, image_format, lambda path: cow.snapshot(path, below, SIZE), nothing, room(16)
+        name,
+        image_format,
+        lambda path: cow.snapshot(path, below, SIZE),
+        nothing,
+        room_of(image_format),
     )
     cow.set_hidden(below.path, True)
 
@@ -151,7 +162,9 @@ def test_displace(tmp_path: Path, image_format: str) -> None:
     def work(store: LvmStore, mark: Mark) -> None:
         below = ImageRef(store.path(B, image_format), image_format)
         cow = FORMATS.cow(image_format)
-        store.displace(A, image_format, B, lambda path: cow.snapshot(path, below, SIZE), room(16))
+        store.displace(
+            A, image_format, B, lambda path: cow.snapshot(path, below, SIZE), room_of(image_format)
+        )
 
     for store, moment in power_cuts(tmp_path, prepare, work):
         displaced = store.displaced(A, image_format, B)
