@@ -103,6 +103,8 @@ def switch(
     if into not in served.chain[1:]:
         raise SmError(f"{disk.vdi} has no {into.path.name} below its leaf")
     work = _Merge(repository, disk, served.chain, served.chain.index(into))
+    # The base is written to here: it may have become writable, and longer, since it was opened.
+    work.prepare(work.chain)
     freed = repository.store.volume(disk.vdi, into.format).used
     mirror = datapath if isinstance(datapath, MirroringDatapath) else None
     if mirror is not None and mirror.mirror(disk) is None:

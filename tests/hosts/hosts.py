@@ -26,7 +26,7 @@ def wait_until(true: Callable[[], bool], what: str = "it") -> None:
 class Host(Site):
     """One host of a pool whose database is `database`; `options` are further lines of sm.conf."""
 
-    def __init__(self, folder: Path, name: str, database: Path, **options: str) -> None:
+    def __init__(self, folder: Path, name: str, database: Path | str, **options: str) -> None:
         super().__init__(folder / name)
         self.name = name
         self.uuid = str(uuid.uuid4())

@@ -20,3 +20,15 @@ def write_blocks(path: Path, offset: int, raw: bytes) -> None:
         os.close(descriptor)
     if written != len(raw):
         raise SmError(f"{path}: {written} of {len(raw)} bytes were written", name="LVMWrite")
+
+
+def flush(device: Path) -> None:
+    """Have a device put all that it has confirmed to where a loss of power leaves it.
+
+    Raises OSError where it cannot.
+    """
+    descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

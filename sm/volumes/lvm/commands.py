@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sm import process
 from sm.errors import Busy, SmError, SrNoSpace, SrUnavailable, ToolFailed
+from sm.volumes.lvm.blocks import flush
 
 TIMEOUT = 120.0
 """Seconds; a command takes milliseconds, unless the storage hangs."""
@@ -40,6 +41,7 @@ class Lvm:
     """Runs commands on one volume group, which is on `devices`."""
 
     def __init__(self, devices: Sequence[Path]) -> None:
+        self._paths = tuple(devices)
         self._devices = ("--devices", ",".join(map(str, devices)))
 
     def change(self, command: str, *arguments: str) -> None:
@@ -48,6 +50,13 @@ class Lvm:
         Raises `SrNoSpace`, `Busy` for a volume that is open, `SrUnavailable`, or any `SmError`.
         """
         self._run(command, "--yes", *self._devices, *arguments)
+        # LVM writes past the cache of this host, and leaves that of the device as it is.
+        for device in self._paths:
+            try:
+                flush(device)
+            except OSError as error:
+                text = f"{command}: {device} does not keep what was written: {error.strerror}"
+                raise SmError(text, name="LVMWrite") from error
 
     def local(self, command: str, *arguments: str) -> None:
         """Run a command that concerns this host alone; LVM is kept from changing metadata."""

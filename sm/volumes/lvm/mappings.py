@@ -4,6 +4,9 @@ An active volume is a mapping in this kernel, made from the metadata as it was t
 host changes the metadata, nothing here notices; so a note says which state of the group (`seqno`)
 all mappings of this host follow, and before any of them is used it is compared with the devices.
 Mappings of volumes that are gone are taken away then, and the others loaded anew.
+
+A mapping that is open can get another name, and cannot go. So the name of a removed volume that
+something still has open is made free for the volume that has it now: its mapping is put aside.
 """
 
 from __future__ import annotations
@@ -48,13 +51,34 @@ class Mappings:
             return
         present = active(group)
         names = {volume.id: volume.name for volume in group.volumes.values()}
-        kept = [f"{group.name}/{names[each]}" for each in present if each in names]
-        if kept:
-            self._lvm.local("lvchange", "--refresh", *kept)
-        for identity, mapping in present.items():
-            if identity not in names:
-                _take_away(mapping.name)
+        for identity in present.keys() - names.keys():
+            _take_away(identity, present[identity].name)
+        self._load({each: present[each] for each in present.keys() & names.keys()}, group)
+        _remove_dead_links(folder(group.name))
         self.note(group)
+
+    def _load(self, left: dict[str, Active], group: VolumeGroup) -> None:
+        """Load mappings anew, each under the name that its volume has now.
+
+        A name is given away by one volume before another gets it, as on the master.
+        """
+        names = {volume.id: volume.name for volume in group.volumes.values()}
+        while left:
+            taken = {mapping.name for mapping in left.values()}
+            wanted = {identity: mapping_name(group.name, names[identity]) for identity in left}
+            ready = [
+                identity
+                for identity, mapping in left.items()
+                if wanted[identity] == mapping.name or wanted[identity] not in taken
+            ]
+            if ready:
+                paths = [f"{group.name}/{names[identity]}" for identity in ready]
+                self._lvm.local("lvchange", "--refresh", *paths)
+                left = {each: left[each] for each in left.keys() - set(ready)}
+            else:  # names that went round in a circle
+                identity = min(left)
+                aside = _put_aside(identity, left[identity].name)
+                left = {**left, identity: Active(aside, left[identity].place)}
 
     def is_followed(self, group: VolumeGroup) -> bool:
         """Whether all mappings are known to be as the group has its volumes now."""
@@ -98,10 +122,35 @@ def active(group: VolumeGroup) -> Mapping[str, Active]:
     return found
 
 
-def _take_away(name: str) -> None:
-    """Remove the mapping of a volume that another host has removed."""
+def mapping_name(group: str, volume: str) -> str:
+    """What LVM calls the mapping of a volume: a dash within a name is doubled."""
+    return "-".join(name.replace("-", "--") for name in (group, volume))
+
+
+def _take_away(identity: str, name: str) -> None:
+    """Remove the mapping of a volume that another host has removed, or put it aside."""
     try:
         process.run(("dmsetup", "remove", "--retry", name), timeout=TIMEOUT)
     except ToolFailed as error:
-        # Something of this host has it open still; nothing uses it by that name any more.
+        # Something of this host has it open still; nothing is to find it by that name any more.
         log.warning("the mapping of a removed volume stays: %s", error)
+        if name != _aside(identity):
+            _put_aside(identity, name)
+
+
+def _put_aside(identity: str, name: str) -> str:
+    """Give a mapping a name that no volume has; returns that."""
+    process.run(("dmsetup", "rename", name, _aside(identity)), timeout=TIMEOUT)
+    return _aside(identity)
+
+
+def _aside(identity: str) -> str:
+    return f"sm-aside-{identity}"
+
+
+def _remove_dead_links(place: Path) -> None:
+    """Remove the paths that lead nowhere any more, where no udev has done it."""
+    if place.is_dir():
+        for path in place.iterdir():
+            if path.is_symlink() and not path.exists():
+                path.unlink(missing_ok=True)

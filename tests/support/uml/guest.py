@@ -99,8 +99,10 @@ class Guest:
         state = state_of(setup)
         self._deadline = time.monotonic() + setup.deadline_seconds
         self._kept = (io.BytesIO(), io.BytesIO())
+        wires = () if setup.wire is None else (setup.wire.socket.fileno(),)
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", keeper.__file__, str(state)],
+            pass_fds=wires,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -118,6 +120,7 @@ class Guest:
         self._stopped = False
         self._write_job(command, setup, shares)
         order = {
+            "wires": wires,
             "argv": [program, *self._arguments(setup, disks)],
             "environment": {
                 "PATH": SYSTEM_PATH,
@@ -135,6 +138,7 @@ class Guest:
             "folder": str(setup.folder.absolute()),
             "shares": list(map(str, shares)),
             "modules": [*MODULES, *setup.modules],
+            "address": None if setup.wire is None else setup.wire.address,
             "files": {str(LVM_FOLDER / "lvm.conf"): lvm_settings.lvm_conf(udev=False)},
         }
         (self._state / "job.json").write_text(json.dumps(job))
@@ -143,6 +147,7 @@ class Guest:
         """The kernel's command line. It has no quotes, so all names in it are links of ours."""
         links = {"python": Path(sys.executable).resolve(), "init.py": Path(init.__file__).resolve()}
         links |= {f"disk{number}": disk for number, disk in enumerate(disks)}
+        wire = setup.wire
         for name, target in links.items():
             (self._state / name).symlink_to(target)
         return [
@@ -153,6 +158,7 @@ class Guest:
             *("panic=1", "pty.legacy_count=0"),
             # c: others may have it open, too; d: no copy-on-write header is looked for.
             *(f"ubd{number}cd={self._state}/disk{number}" for number in range(len(disks))),
+            *(() if wire is None else (f"vec0:transport=fd,fd={wire.socket.fileno()}",)),
             *(f"init={self._state}/python", "--", "-I", "-S", "-B"),
             *(f"{self._state}/init.py", str(self._state)),
         ]

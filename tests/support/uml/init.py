@@ -23,7 +23,10 @@ from typing import Any
 
 MS_MOVE = 8192
 SIOCSIFFLAGS = 0x8914
+SIOCSIFADDR = 0x8916
+SIOCSIFNETMASK = 0x891C
 IFF_UP = 1
+NETMASK = "255.255.255.0"
 
 MODULE_TREES = Path("/usr/lib/uml/modules")
 WORK = Path("/run/root")
@@ -74,14 +77,16 @@ def make_root(outside: str) -> dict[str, Any]:
 
 
 def furnish(job: dict[str, Any]) -> None:
-    """Devices, loopback network, modules, and the files that were asked for."""
+    """Devices, network, modules, and the files that were asked for."""
     for name, kind in (("pts", "devpts"), ("shm", "tmpfs")):
         Path("/dev", name).mkdir(exist_ok=True)
         mount(kind, Path("/dev", name), kind)
     for name, number in (("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2"), ("fd", "")):
         Path("/dev", name).symlink_to(f"/proc/self/fd{number}")
-    with socket.socket() as any_socket:
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+    switch_on(b"lo")
+    if job["address"] is not None:
+        set_address(b"vec0", job["address"])
+        switch_on(b"vec0")
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 65536))
     # Where the kernel itself, LVM and everybody else look for modules.
     modules = Path("/lib/modules", os.uname().release)
@@ -92,6 +97,20 @@ def furnish(job: dict[str, Any]) -> None:
     for name, text in job["files"].items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text, encoding="utf-8")
+
+
+def switch_on(card: bytes) -> None:
+    """Start a network card; raises OSError. See netdevice(7) for this and what follows."""
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", card, IFF_UP))
+
+
+def set_address(card: bytes, address: str) -> None:
+    """Give a network card its IPv4 address; raises OSError."""
+    with socket.socket() as any_socket:
+        for request, value in ((SIOCSIFADDR, address), (SIOCSIFNETMASK, NETMASK)):
+            place = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(value))
+            fcntl.ioctl(any_socket, request, struct.pack("16s16s", card, place))
 
 
 def run(job: dict[str, Any]) -> int:

@@ -35,13 +35,16 @@ def main() -> None:
         if order.endswith(b"\n"):
             wanted = json.loads(order)
             log = Path(folder) / "console"
-            _say(str(_keep(wanted["argv"], wanted["environment"], log)))
+            _say(str(_keep(wanted["argv"], wanted["environment"], wanted["wires"], log)))
             while os.read(0, 4096):
                 continue
 
 
-def _keep(argv: list[str], environment: dict[str, str], console: Path) -> int:
-    """Run the kernel until it ends or its end is wanted; returns its exit status."""
+def _keep(argv: list[str], environment: dict[str, str], wires: list[int], console: Path) -> int:
+    """Run the kernel until it ends or its end is wanted; returns its exit status.
+
+    `wires`: open sockets of ours that it is given, under the same numbers.
+    """
     with console.open("wb") as log:
         kernel = subprocess.Popen(
             argv,
@@ -51,7 +54,10 @@ def _keep(argv: list[str], environment: dict[str, str], console: Path) -> int:
             stderr=log,
             cwd="/",
             start_new_session=True,
+            pass_fds=wires,
         )
+    for wire in wires:
+        os.close(wire)
     try:
         ended = os.pidfd_open(kernel.pid)
         select.select([0, ended], [], [])

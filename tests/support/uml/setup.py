@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,13 +35,26 @@ class CannotRun(Exception):
 
 
 @dataclass(frozen=True)
+class Wire:
+    """One end of a network between two guests: `socket` is one of a pair, for whole packets.
+
+    In the guest it is the network card vec0, which has `address` in a network of /24. Whoever made
+    the socket closes it once the guest is started.
+    """
+
+    socket: socket.socket
+    address: str
+
+
+@dataclass(frozen=True)
 class Setup:
     """What a guest is given.
 
     Each of `disks` is a file; they become /dev/ubda, /dev/ubdb, and so on, and one file may be
     given to several guests at once. `shares` are folders, beside the repository, that are this
     machine's own; everything else may be written to, and is forgotten. The deadline holds from the
-    start. `state` is where the folder is made that each guest has while it lives.
+    start. `state` is where the folder is made that each guest has while it lives. Without a `wire`
+    there is no network but loopback.
     """
 
     disks: tuple[Path, ...] = ()
@@ -51,6 +65,7 @@ class Setup:
     folder: Path = ROOT
     state: Path = Path("/var/tmp")
     environment: Mapping[str, str] = field(default_factory=dict)
+    wire: Wire | None = None
 
 
 def kernel() -> str:
