@@ -12,6 +12,7 @@ from pathlib import Path
 from sm import plugin
 from sm.attachment import Attachment
 from sm.block import given
+from sm.block.devices import require_empty
 from sm.cowutil.registry import FORMATS
 from sm.drivers import directory
 from sm.errors import InvalidArgument, SmError, SrExists, SrUnavailable
@@ -105,6 +106,9 @@ class LvmSr(SrDriver):
         present = self.probe(device_config)
         if present:
             raise SrExists(f"the devices hold SR {present[0].uuid}")
+        for device in devices:
+            if not making.is_left_over(device):
+                require_empty(device)
         name = group_name(sr_uuid)
         making.make_group(name, devices, allocation, self.settings)
         # Its records were written; it is not attached yet.

@@ -8,7 +8,7 @@ from typing import Any
 
 from sm import process
 from sm.config import Settings
-from sm.errors import SmError, SrExists, SrInUse, SrUnavailable
+from sm.errors import SmError, SrInUse, SrUnavailable
 from sm.volumes.described import Catalogue
 from sm.volumes.lvm import opening
 from sm.volumes.lvm.commands import TIMEOUT, Lvm
@@ -31,13 +31,10 @@ def make_group(
 ) -> None:
     """Make a volume group on devices that hold nothing; all of them are taken.
 
-    A crash leaves the group without its records, or a device that is LVM's and in no group; both
-    are taken up when the call is repeated. Raises `SrExists` where a device holds anything else.
+    A crash leaves a device that is LVM's and in no group, which may be taken again, or a group that
+    can be attached: what it lacks is made then.
     """
-    lvm = Lvm(devices)
-    for device in devices:
-        _require_empty(lvm, device)
-    lvm.change(
+    Lvm(devices).change(
         "vgcreate",
         *("--physicalextentsize", EXTENT),
         *("--metadatasize", METADATA),
@@ -87,18 +84,10 @@ def _group(place: Mapping[str, Any], settings: Settings) -> Group:
     return opening.open_group(place["group"], [Path(each) for each in place["devices"]], settings)
 
 
-def _require_empty(lvm: Lvm, device: Path) -> None:
-    """Raise `SrExists` unless nothing that anybody knows is on a device."""
-    found = lvm.report("pvs", "-o", "pv_name,vg_name", str(device)) if _is_lvm(device) else None
-    if found is not None and found[0]["vg_name"]:
-        raise SrExists(f"{device} holds the volume group {found[0]['vg_name']}")
-    if found is None:
-        result = process.run(("wipefs", "--noheadings", "-n", str(device)), timeout=TIMEOUT)
-        if result.stdout.strip():
-            kinds = ", ".join(line.split()[-1] for line in result.stdout.splitlines())
-            raise SrExists(f"{device} is not empty: {kinds}; erase it by hand if that may go")
-
-
-def _is_lvm(device: Path) -> bool:
+def is_left_over(device: Path) -> bool:
+    """Whether a device is LVM's and in no group."""
     argv = ("blkid", "-p", "-o", "value", "-s", "TYPE", str(device))
-    return process.run(argv, timeout=TIMEOUT, accept=(0, 2)).stdout.strip() == "LVM2_member"
+    if process.run(argv, timeout=TIMEOUT, accept=(0, 2)).stdout.strip() != "LVM2_member":
+        return False
+    (row,) = Lvm([device]).report("pvs", "-o", "vg_name", str(device))
+    return not row["vg_name"]

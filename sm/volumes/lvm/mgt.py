@@ -2,9 +2,9 @@
 
 Sector 0 is a header with the number of bytes in use, 1 to 3 are about the SR, then there are two
 for each disk; `mgt_text` has what is in them. Deleted disks leave their two sectors to others.
-We add a seal in the last block of the volume, where no other manager looks: length and checksum of
-what is in use. It does not fit after a crash in the middle of a change, nor after a change that
-another manager made.
+We add a seal in the last block of the volume, where no other manager looks: a generation, and the
+length and checksum of what is in use. It does not fit after a crash in the middle of a change, nor
+after a change that another manager made.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST: Final = 64 << 20
 
 _HEADER = re.compile(rb"XSSM:(\d{1,10}) *:(\d{1,5}) *:.*", re.DOTALL)
 _MAJOR: Final = 1
-_SEAL = re.compile(rb"sm-names (\d{1,10}) ([0-9a-f]{8}) *")
+_SEAL = re.compile(rb"sm-names (\d{1,18}) (\d{1,10} [0-9a-f]{8}) *")
 _IDENTITY = re.compile(f"<uuid>({UUID})</uuid>".encode("ascii"))
 _DELETED = re.compile(rb"<deleted>\s*(1|[Tt]rue)\s*</deleted>")
 _NOBODY: Final = "00000000-0000-0000-0000-000000000000"
@@ -118,14 +118,25 @@ def following(raw: bytes, about: About, catalogue: Catalogue, keep: Keep) -> byt
     return header + of_sr + b"".join(pairs)
 
 
-def seal(raw: bytes) -> bytes:
-    """The last block of a volume in which `raw` is in use."""
-    return f"sm-names {len(raw)} {zlib.crc32(raw):08x}".encode("ascii").ljust(BLOCK)
+def seal(raw: bytes, generation: int) -> bytes:
+    """The last block of a volume in which `raw` is in use, after so many changes of ours."""
+    return (f"sm-names {generation} ".encode("ascii") + _sum(raw)).ljust(BLOCK)
 
 
 def is_sealed(raw: bytes, block: bytes) -> bool | None:
     """Whether the last block of the volume fits what is in use; None where it is no seal."""
-    return block == seal(raw) if _SEAL.fullmatch(block) else None
+    match = _SEAL.fullmatch(block)
+    return match[2] == _sum(raw) if match else None
+
+
+def generation(block: bytes) -> int:
+    """How many changes of ours the last block of the volume counts; 0 where it is no seal."""
+    match = _SEAL.fullmatch(block)
+    return int(match[1]) if match else 0
+
+
+def _sum(raw: bytes) -> bytes:
+    return f"{len(raw)} {zlib.crc32(raw):08x}".encode("ascii")
 
 
 def capacity(size: int) -> int:
@@ -133,10 +144,12 @@ def capacity(size: int) -> int:
     return size - BLOCK
 
 
-def writes(raw: bytes, wanted: bytes, size: int) -> Iterator[tuple[int, bytes]]:
+def writes(
+    raw: bytes, wanted: bytes, size: int, generation: int = 1
+) -> Iterator[tuple[int, bytes]]:
     """What is to be written, where, and in which order, for `wanted` to be in use and sealed.
 
-    `raw` is what is in use now. Whole blocks; the one with the header after all others, so that
+    `raw` is what is in use now; `generation` is the new one. Whole blocks; the one with the header after all others, so that
     disks appear when they are whole, and the seal last.
     """
     padded = wanted.ljust(-(-len(wanted) // BLOCK) * BLOCK)
@@ -150,7 +163,7 @@ def writes(raw: bytes, wanted: bytes, size: int) -> Iterator[tuple[int, bytes]]:
             first = 0
     if padded[:BLOCK] != raw[:BLOCK].ljust(BLOCK):
         yield 0, padded[:BLOCK]
-    yield size - BLOCK, seal(wanted)
+    yield size - BLOCK, seal(wanted, generation)
 
 
 def _pairs(raw: bytes) -> Iterator[bytes]:

@@ -83,7 +83,8 @@ class NameVolume:
                 size = self._size_for(wanted)
                 self._group.extend(NAMES, size)
             self._group.prepare([NAMES])
-            self._put(NAMES, mgt.writes(present.raw, wanted, size))
+            generation = mgt.generation(present.last) + 1
+            self._put(NAMES, mgt.writes(present.raw, wanted, size, generation))
 
     def _make(self, wanted: bytes) -> None:
         """Add the volume, under another name until it is whole."""

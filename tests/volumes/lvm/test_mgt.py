@@ -57,6 +57,10 @@ def test_what_an_existing_installation_wrote_is_read() -> None:
         E: replace(web, uuid=E, name_label="bell ? and \ufffd", name_description=""),
     }  # fmt: skip
     assert mgt.is_sealed(raw, bytes(mgt.BLOCK)) is None
+    assert mgt.generation(bytes(mgt.BLOCK)) == 0
+    assert mgt.generation(mgt.seal(raw, 41)) == 41
+    assert mgt.is_sealed(raw, mgt.seal(raw, 41))
+    assert mgt.is_sealed(raw + b"x", mgt.seal(raw, 41)) is False
 
 
 @pytest.mark.parametrize(
