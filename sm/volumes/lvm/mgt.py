@@ -149,8 +149,8 @@ def writes(
 ) -> Iterator[tuple[int, bytes]]:
     """What is to be written, where, and in which order, for `wanted` to be in use and sealed.
 
-    `raw` is what is in use now; `generation` is the new one. Whole blocks; the one with the header after all others, so that
-    disks appear when they are whole, and the seal last.
+    `raw` is what is in use now; `generation` is the new one. Whole blocks; the one with the header
+    after all others, so that disks appear when they are whole, and the seal last.
     """
     padded = wanted.ljust(-(-len(wanted) // BLOCK) * BLOCK)
     first = 0

@@ -266,7 +266,7 @@ def test_writes_are_only_those_of_blocks_that_differ() -> None:
     wanted = mgt.following(raw, ABOUT, _catalogue(names), nothing)
     writes = list(mgt.writes(raw, wanted, SIZE))
     assert [(offset, len(block)) for offset, block in writes] == [(8192, 4096), (SIZE - 4096, 4096)]
-    assert writes[-1][1].startswith(f"sm-names {len(wanted)} {zlib.crc32(wanted):08x}".encode())
+    assert writes[-1][1].startswith(f"sm-names 1 {len(wanted)} {zlib.crc32(wanted):08x}".encode())
 
 
 @settings(max_examples=60, deadline=None)
