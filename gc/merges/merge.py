@@ -6,7 +6,8 @@ and what goes up is what the image shows anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -237,7 +238,8 @@ def copy(repository: Repository, work: Work, control: Control) -> int:
     steps = replace(work.steps, bytes_per_second=control.bytes_per_second)
     control.keeps_itself = bool(cow.copies_by_tool and work.into and not steps.wanted)
     try:
-        copied = in_background(lambda: _copy(cow, work, heard, steps))
+        with _opened_to_be_written(repository, work, cow):
+            copied = in_background(lambda: _copy(cow, work, heard, steps))
         coverage.prove(repository.formats, work.target, work.held)
         if comparison.wanted(repository):
             covered = coverage.union(()) if work.into else work.own
@@ -250,6 +252,20 @@ def copy(repository: Repository, work: Work, control: Control) -> int:
         raise
     resume.forget(repository, work.entry.data["into"])
     return copied
+
+
+@contextmanager
+def _opened_to_be_written(repository: Repository, work: Work, cow: CowUtil) -> Iterator[None]:
+    """Let the uppermost image be written to for the block where a tool wants that of it.
+
+    Such a tool opens it for writing although it only reads it. A crash leaves it so, which does no
+    harm.
+    """
+    if not (cow.copies_by_tool and work.into):
+        yield
+        return
+    with repository.store.writing(work.entry.key, cow.name):
+        yield
 
 
 def _copy(cow: CowUtil, work: Work, progress: Progress, steps: Steps) -> int:

@@ -52,3 +52,25 @@ def test_a_disk_is_made_larger(site: LvmSite, image_format: str) -> None:
     site.sm("vdi", "resize", disk, "--size", str(24 * MIB))
     assert guest.content(site.chain(sr, disk)) == b"\x07" * (8 * MIB) + bytes(16 * MIB)
     assert guest.check_clean(site.chain(sr, disk)) == []
+
+
+def test_an_inner_image_is_merged_while_nobody_uses_its_disk(
+    site: LvmSite, cow_format: str
+) -> None:
+    """Both images are hidden, so their volumes may only be read until then; the lower one stays."""
+    sr = site.create_sr()
+    disk = site.create_vdi(sr, cow_format, 16 * MIB)
+    data, snapshots = bytearray(16 * MIB), []
+    for number, length in ((1, 8 * MIB), (2, MIB), (3, MIB)):
+        uri = site.activate(disk)
+        qemu_io(uri, f"write -P {number} {number * MIB} {length}", "flush")
+        site.deactivate(disk)
+        data[number * MIB : number * MIB + length] = bytes([number]) * length
+        if number < 3:
+            snapshots.append(site.snapshot(disk))
+            kept = bytes(data)
+    site.delete(snapshots[0])
+    done = site.sm("gc", "run", "--sr", sr)["done"]
+    assert [step["action"] for step in done] == ["delete", "coalesce"]
+    assert guest.content(site.chain(sr, disk)) == data
+    assert guest.content(site.chain(sr, snapshots[1])) == kept

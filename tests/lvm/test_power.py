@@ -220,7 +220,8 @@ def test_coalesce(tmp_path: Path, image_format: str) -> None:
     def work(store: LvmStore, mark: Mark) -> None:
         leaf, upper, base = chain(store, A, image_format)
         store.reserve(C, image_format, 4 * MIB)
-        cow.coalesce([upper, base], 1)
+        with store.writing(B, image_format):
+            cow.coalesce([upper, base], 1)
         mark("copied")
         cow.set_parent(leaf.path, base)
         mark("relinked")

@@ -47,10 +47,6 @@ class PoolHost(Host):
             pause_seconds="20",
         )
 
-    def reference(self) -> str:
-        """Its reference in the pool."""
-        return self.ref
-
     def start_dying(self, how: str) -> None:
         """Have another `sm-hostd` in place of the one that runs; see `dying_hostd`."""
         self.kill()

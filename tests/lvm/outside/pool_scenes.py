@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def _with_a_merge_to_come(scene: Scene) -> str:
 
 
 def _require_held(scene: Scene) -> None:
-    """The guest on the other host waits; there are not two volumes that claim to be its disk."""
+    """The guest on the other host waits: at most the round that it was in comes to its end."""
     before = scene.other.rounds()
     time.sleep(1)
     assert scene.other.rounds() <= before + 1
@@ -177,11 +177,14 @@ def _require_held(scene: Scene) -> None:
     assert scene.other.rounds() == before
 
 
-SCENES: tuple[Callable[[Scene], None], ...] = (
-    qcow2_in_use_on_the_other,
-    vhd_in_use_on_the_other,
-    in_use_on_one_after_the_other,
-    master_service_killed_before,
-    master_service_killed_after,
-    master_service_stopped,
-)
+SCENES: Mapping[str, Callable[[Scene], None]] = {
+    scene.__name__: scene
+    for scene in (
+        qcow2_in_use_on_the_other,
+        vhd_in_use_on_the_other,
+        in_use_on_one_after_the_other,
+        master_service_killed_before,
+        master_service_killed_after,
+        master_service_stopped,
+    )
+}

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.hosts.certificates import Authority
-from tests.lvm.conftest import MIB
-from tests.support.uml.meeting import Meeting
-from tests.support.uml.two_hosts import ADDRESSES, run_two
-
-MODULES = ("tests.lvm.outside.pool_master", "tests.lvm.outside.pool_second")
-SECONDS = 600.0
+from tests.lvm.outside.shared_group import play
 
 
 def test_two_hosts_merge_through_each_other(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    with disk.open("xb") as made:
-        made.truncate(1024 * MIB)
-    folder = tmp_path / "meeting"
-    folder.mkdir()
-    authority = Authority(tmp_path / "meeting" / "authority")
-    meeting = Meeting(folder, "outside")
-    for name, address in ADDRESSES.items():
-        meeting.tell(name, authority.give(name, f"IP:{address}"))
-    took, _ = run_two(MODULES, disk, folder, SECONDS)
-    assert len(took) == 3
+    play(
+        tmp_path,
+        "qcow2_in_use_on_the_other",
+        "vhd_in_use_on_the_other",
+        "in_use_on_one_after_the_other",
+        "master_service_killed_before",
+    )

@@ -1,0 +1,11 @@
+"""More of what may become of the master of a shared volume group while a leaf is switched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.lvm.outside.shared_group import play
+
+
+def test_the_guest_waits_for_the_master_and_goes_on(tmp_path: Path) -> None:
+    play(tmp_path, "master_service_killed_after", "master_service_stopped")
