@@ -1,6 +1,6 @@
 """The tests of LVM, wherever they can run: `make test-lvm`.
 
-With a device-mapper that answers they run here, else in one guest. Tests of the guests themselves,
+With a device-mapper that answers they run here, else in guests. Tests of the guests themselves,
 and of several hosts with one disk, start guests of their own and come first. What cannot run fails.
 Arguments are pytest's; a path among them says what is run in place of all.
 """
