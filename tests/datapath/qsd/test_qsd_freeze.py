@@ -91,6 +91,7 @@ def test_what_does_not_freeze_in_time_goes_on(
             assert not found.paused
             assert endpoint.socket.exists()
             writer.go_on(5)
+        monkeypatch.undo()
         datapath.pause(DISK)
         datapath.resume(DISK, chain)
         writer.go_on(5)
