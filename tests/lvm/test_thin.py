@@ -62,7 +62,7 @@ def marks(site: LvmSite, disk: str) -> set[str]:
 
 def test_in_a_full_group_users_wait_until_there_is_space(thin: LvmSite, cow_format: str) -> None:
     """Whoever watches is killed meanwhile."""
-    sr = thin.create_sr(size=64 * MIB)
+    sr = thin.create_sr(size=80 * MIB)
     spare = thin.create_vdi(sr, "raw", 24 * MIB)
     disk = thin.create_vdi(sr, cow_format, SMALL)
     uri = thin.activate(disk)
