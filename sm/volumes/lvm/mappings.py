@@ -80,10 +80,6 @@ class Mappings:
                 aside = _put_aside(identity, left[identity].name)
                 left = {**left, identity: Active(aside, left[identity].place)}
 
-    def is_followed(self, group: VolumeGroup) -> bool:
-        """Whether all mappings are known to be as the group has its volumes now."""
-        return self._noted() == self._mark(group)
-
     def note(self, group: VolumeGroup) -> None:
         """Say that all mappings follow the group as it is now."""
         self._note.parent.mkdir(parents=True, exist_ok=True)
