@@ -93,7 +93,16 @@ def sign(settings: Settings, note: Path) -> None:
 
 def is_kept(settings: Settings) -> bool:
     """Whether there is a keeper that lives."""
-    return _lives(keeper_note(settings), settings)
+    return keeper(settings) is not None
+
+
+def keeper(settings: Settings) -> str | None:
+    """The keeper that lives; None where there is none. One that is just ending may still count."""
+    note = keeper_note(settings)
+    with suppress(FileNotFoundError):
+        text = _read(note)
+        return None if has_ended(text, settings.host_uuid) else text
+    return None
 
 
 def _lives(note: Path, settings: Settings) -> bool:

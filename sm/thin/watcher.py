@@ -66,6 +66,7 @@ class _Watcher:
         ends: list[socket.socket | int] = [told, parent]
         idle_since = time.monotonic()
         ask_again = 0.0
+        first = watching.keeper(self._settings)
         while True:
             self._look()
             now = time.monotonic()
@@ -73,7 +74,8 @@ class _Watcher:
                 idle_since = now
             if now - idle_since > IDLE_SECONDS:
                 return
-            if parent not in ends and watching.is_kept(self._settings):
+            # A process that is being killed closes its pipes before it is seen to have ended.
+            if parent not in ends and watching.keeper(self._settings) not in (None, first):
                 return
             if parent not in ends and now > ask_again:
                 watching.ensure(self._settings)
