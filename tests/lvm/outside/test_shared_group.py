@@ -8,10 +8,4 @@ from tests.lvm.outside.shared_group import play
 
 
 def test_two_hosts_merge_through_each_other(tmp_path: Path) -> None:
-    play(
-        tmp_path,
-        "qcow2_in_use_on_the_other",
-        "vhd_in_use_on_the_other",
-        "in_use_on_one_after_the_other",
-        "master_service_killed_before",
-    )
+    play(tmp_path, "qcow2_in_use_on_the_other", "vhd_in_use_on_the_other")
