@@ -135,10 +135,13 @@ class Simulated:
 def test_a_writer_at_full_pace_never_fails(seed: int, answer_seconds: float, free: int) -> None:
     """However slow the master answers, and however little there is."""
     writer = Simulated(0, SPARE, free * MIB, random.Random(seed))
-    for number in range(4000):
+    for number in range(2500):
         writer.step(number * STEP, answer_seconds)
-        if number > 2500 and writer.asking.trouble is Trouble.NO_SPACE:
-            break  # else it may be between an answer and the next request
+    # Between an answer and the next request it stands for no longer than the watcher is late.
+    for number in range(2500, 2500 + int(REACTION_SECONDS / STEP)):
+        if not writer.held or writer.request or writer.asking.trouble is not Trouble.NONE:
+            break
+        writer.step(number * STEP, answer_seconds)
     assert not writer.failed
     if writer.held and writer.request is None:
         assert writer.asking.trouble is Trouble.NO_SPACE
