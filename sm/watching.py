@@ -65,7 +65,7 @@ def require_watched(settings: Settings, disk: Disk) -> None:
     """Wait until a disk that has just been opened is watched; raises `SmError` if it is not."""
     deadline = time.monotonic() + START_SECONDS
     again = 0.0
-    while not _lives(disk_note(settings, disk), settings):
+    while _living(disk_note(settings, disk), settings) is None:
         now = time.monotonic()
         if now > deadline:
             raise SmError(f"nobody watches how {disk.vdi} grows; see the log for {MODULE}")
@@ -98,19 +98,12 @@ def is_kept(settings: Settings) -> bool:
 
 def keeper(settings: Settings) -> str | None:
     """The keeper that lives; None where there is none. One that is just ending may still count."""
-    note = keeper_note(settings)
+    return _living(keeper_note(settings), settings)
+
+
+def _living(note: Path, settings: Settings) -> str | None:
+    """The process that a note names, if it lives."""
     with suppress(FileNotFoundError):
-        text = _read(note)
+        text = note.read_text(encoding="utf-8")
         return None if has_ended(text, settings.host_uuid) else text
     return None
-
-
-def _lives(note: Path, settings: Settings) -> bool:
-    """Whether the process that a note names lives."""
-    with suppress(FileNotFoundError):
-        return not has_ended(_read(note), settings.host_uuid)
-    return False
-
-
-def _read(note: Path) -> str:
-    return note.read_text(encoding="utf-8")

@@ -16,10 +16,9 @@ from sm.datapath.base import CommittingDatapath, Datapath, Disk, Job, JobState, 
 from sm.datapath.choose import Datapaths
 from sm.errors import BadRequest, Busy, SmError, Unimplemented, VdiMissing
 from sm.hosts import leaf_actions, leaf_switch
-from sm.hosts.arguments import Answer, Arguments, chain_of, job_answer, locked, uuid_of
+from sm.hosts.arguments import Answer, Arguments, chain_of, job_answer, locked, uuid_of, vdi_of
 from sm.kick import kick
 from sm.repository import Repository
-from sm.uuids import require_uuid
 
 CANCEL_SECONDS = 30.0
 """For a commit to end once it was told to."""
@@ -184,7 +183,7 @@ def _give_room(repository: Repository, arguments: Arguments) -> Answer:
     `format`. Else nobody has it open, and the caller has the lock of the disk; `whole` asks for all
     that it can ever need.
     """
-    vdi_uuid = _vdi(arguments)
+    vdi_uuid = vdi_of(arguments)
     if "now" not in arguments:
         room.give(repository, vdi_uuid, whole="whole" in arguments)
         return {}
@@ -200,14 +199,8 @@ def _give_room(repository: Repository, arguments: Arguments) -> Answer:
 
 def _take_back_room(repository: Repository, arguments: Arguments) -> Answer:
     """Take what the volume of a disk does not need, which the caller has just closed."""
-    room.take_back(repository, _vdi(arguments))
+    room.take_back(repository, vdi_of(arguments))
     return {}
-
-
-def _vdi(arguments: Arguments) -> str:
-    """The disk that a request is about, whose lock its sender has."""
-    require_uuid(arguments["vdi_uuid"])
-    return arguments["vdi_uuid"]
 
 
 ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {

@@ -21,11 +21,16 @@ LOCK_SECONDS = 5.0
 """For a disk's lock; an activation that waits for the caller must not make it wait for ever."""
 
 
+def vdi_of(arguments: Arguments) -> str:
+    """The UUID of the disk that a request is about."""
+    require_uuid(arguments["vdi_uuid"])
+    return arguments["vdi_uuid"]
+
+
 @contextmanager
 def locked(repository: Repository, arguments: Arguments, operation: str) -> Iterator[Disk]:
     """Hold the lock of the disk that a request is about; `Busy` when somebody else has it."""
-    vdi_uuid = arguments["vdi_uuid"]
-    require_uuid(vdi_uuid)
+    vdi_uuid = vdi_of(arguments)
     with ExitStack() as stack:
         held = repository.locks.hold("vdi", vdi_uuid, operation, seconds=LOCK_SECONDS)
         try:

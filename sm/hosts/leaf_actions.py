@@ -10,7 +10,7 @@ from sm.datapath.base import Disk, MirroringDatapath
 from sm.datapath.choose import Datapaths
 from sm.errors import BadRequest, Busy, Unimplemented, VdiMissing
 from sm.hosts import leaf_switch, naming
-from sm.hosts.arguments import Answer, Arguments, job_answer, locked, uuid_of
+from sm.hosts.arguments import Answer, Arguments, job_answer, locked, uuid_of, vdi_of
 from sm.repository import Repository
 from sm.uuids import require_uuid
 
@@ -62,15 +62,13 @@ def _leaf_settle(repository: Repository, arguments: Arguments) -> Answer:
 
 def _leaf_supersede(repository: Repository, arguments: Arguments) -> Answer:
     """As the SR master: let the image that a leaf was merged into take the leaf's name."""
-    require_uuid(arguments["vdi_uuid"])
-    naming.supersede_as_master(repository, arguments["vdi_uuid"], arguments["claim"])
+    naming.supersede_as_master(repository, vdi_of(arguments), arguments["claim"])
     return {}
 
 
 def _leaf_superseded(repository: Repository, arguments: Arguments) -> Answer:
     """As the SR master: whether that took place; if not, it never will."""
-    require_uuid(arguments["vdi_uuid"])
-    return {"done": naming.superseded_as_master(repository, arguments["vdi_uuid"])}
+    return {"done": naming.superseded_as_master(repository, vdi_of(arguments))}
 
 
 ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {

@@ -25,11 +25,10 @@ def supersede(repository: Repository, vdi_uuid: str) -> None:
 
     On failure it may have taken place, or do so any moment: ask `superseded`.
     """
+    entry = _require(repository, vdi_uuid)
     if _is_ours(repository):
-        entry = _require(repository, vdi_uuid)
         repository.store.supersede(vdi_uuid, entry.data["format"], entry.data["into"])
         return
-    entry = _require(repository, vdi_uuid)
     claim = entry.data["claim"]
     ask_other(repository, repository.master, "leaf_supersede", vdi_uuid=vdi_uuid, claim=claim)
 
