@@ -252,7 +252,8 @@ ALONE: Sequence[Command] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(frozenset(given)).parse_args(given)
     as_json = bool(options.json)
     command: Command | FileCommand = options.command
     if isinstance(command, FileCommand):
@@ -289,7 +290,12 @@ def _guarded(output: Output, work: Callable[[], int | None]) -> int:
     return EXIT_REFUSED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: frozenset[str]) -> argparse.ArgumentParser:
+    """A parser of command lines with these words.
+
+    It knows all that such a line can need, and no more: to make one of all takes longer than most
+    commands.
+    """
     parser = argparse.ArgumentParser(
         prog="sm", description="Manage storage repositories and virtual disks."
     )
@@ -308,15 +314,18 @@ def _parser() -> argparse.ArgumentParser:
         if command.group not in made:
             group = groups.add_parser(command.group, help=helps[command.group])
             made[command.group] = group.add_subparsers(metavar="ACTION", required=True)
-        _add(made[command.group], command)
+        if command.group in words:
+            _add(made[command.group], command, words)
     for command in ALONE:
-        _add(groups, command)
+        _add(groups, command, words)
     return parser
 
 
-def _add(actions: Any, command: Command | FileCommand) -> None:
-    """Let a parser know one command and its arguments."""
+def _add(actions: Any, command: Command | FileCommand, words: frozenset[str]) -> None:
+    """Let a parser know one command, and its arguments when the command is among the words."""
     sub = actions.add_parser(command.name, help=command.about, description=command.description)
+    if command.name not in words:
+        return
     _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
     for names, keywords in command.arguments:
         sub.add_argument(*names, **keywords)
