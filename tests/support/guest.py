@@ -29,7 +29,7 @@ class Reader:
 
     def content(self, chain: Sequence[ImageRef]) -> bytes:
         """The whole disk as its guest would read it."""
-        key = tuple(hashlib.blake2b(image.path.read_bytes()).digest() for image in chain)
+        key = tuple(hashlib.sha256(image.path.read_bytes()).digest() for image in chain)
         if key not in self._read:
             self._read[key] = content(chain)
         return self._read[key]

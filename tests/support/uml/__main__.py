@@ -28,6 +28,7 @@ def main() -> int:
     add("--module", action="append", default=[], help="load one more kernel module")
     add("--memory", type=int, default=Setup.memory_mib, help="MiB; its /tmp is in there, too")
     add("--deadline", type=float, default=Setup.deadline_seconds, help="seconds, with the start")
+    add("--cpu", type=int, default=Setup.cpu, help="its own among those that may be used, from 0")
     add("--folder", type=Path, default=Path.cwd(), help="where the command runs")
     add("--state", type=Path, default=Setup.state, help="where the guest's own folder is made")
     given = parser.parse_args()
@@ -37,6 +38,7 @@ def main() -> int:
         modules=tuple(given.module),
         memory_mib=given.memory,
         deadline_seconds=given.deadline,
+        cpu=given.cpu,
         folder=given.folder,
         state=given.state,
     )

@@ -20,6 +20,7 @@ from tests.support.uml.setup import (
     MODULES,
     SYSTEM_PATH,
     Setup,
+    cpu_of,
     disks_of,
     environment_of,
     kernel,
@@ -121,6 +122,7 @@ class Guest:
         self._write_job(command, setup, shares)
         order = {
             "wires": wires,
+            "cpu": cpu_of(setup),
             "argv": [program, *self._arguments(setup, disks)],
             "environment": {
                 "PATH": SYSTEM_PATH,

@@ -34,6 +34,7 @@ def main() -> None:
             order = orders.readline()
         if order.endswith(b"\n"):
             wanted = json.loads(order)
+            os.sched_setaffinity(0, [wanted["cpu"]])
             log = Path(folder) / "console"
             _say(str(_keep(wanted["argv"], wanted["environment"], wanted["wires"], log)))
             while os.read(0, 4096):

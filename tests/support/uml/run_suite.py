@@ -14,6 +14,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.support.uml import lvm_settings
 from tests.support.uml.__main__ import status_of
 from tests.support.uml.setup import ROOT, SYSTEM_PATH, Setup, environment_of
@@ -23,8 +25,8 @@ OUTSIDE = "tests/lvm/outside"
 GUEST = "tests/lvm/guest"
 """Tests that set up servers of the kernel, which would change the machine they run on."""
 
-ONE = "--one-guest"
-"""Among our own arguments: all that is named runs in a single guest."""
+ONE = "--one-guest="
+"""Among our own arguments: all that is named runs in a single guest, on the CPU of that number."""
 
 MOST_GUESTS = 2
 DEADLINE_SECONDS = 1800
@@ -38,8 +40,10 @@ def main() -> int:
     options = [word for word in sys.argv[1:] if word not in paths]
     outside = [path for path in paths if path.startswith(OUTSIDE)]
     inside = [path for path in paths if path not in outside]
-    if ONE in options:
-        return _run_in_guest([*filter(ONE.__ne__, options), *inside])
+    for option in options:
+        if option.startswith(ONE):
+            options.remove(option)
+            return _run_in_guest([*options, *inside], int(option.removeprefix(ONE)))
     statuses = []
     if outside:
         print("LVM: tests that start guests", flush=True)
@@ -75,15 +79,13 @@ def _run_in_guests(options: list[str], paths: list[str]) -> int:
         return _run_in_guest([*options, *paths])
     with ExitStack() as stack:
         shares = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.support.uml.run_suite", ONE, *options, *share],
-                cwd=ROOT,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+        started = []
+        for cpu, (output, share) in enumerate(zip(shares, shared(files, count), strict=True)):
+            own = [f"{ONE}{cpu}", *options, *share]
+            command = [sys.executable, "-m", "tests.support.uml.run_suite", *own]
+            started.append(
+                subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
             )
-            for output, share in zip(shares, shared(files, count), strict=True)
-        ]
         statuses = []
         for each, output in zip(started, shares, strict=True):
             statuses.append(each.wait())
@@ -106,12 +108,17 @@ def _files(path: str) -> list[str]:
     return [file for file in found if not file.startswith(OUTSIDE)]
 
 
-def _run_in_guest(given: list[str]) -> int:
-    setup = Setup(folder=ROOT, memory_mib=MEMORY_MIB, deadline_seconds=DEADLINE_SECONDS)
-    # Writing to shared folders is slow, and hypothesis takes seconds to import.
-    return status_of(
-        [*_pytest(given), *("-p", "no:cacheprovider", "-p", "no:hypothesispytest")], setup
+def _run_in_guest(given: list[str], cpu: int = 0) -> int:
+    setup = Setup(folder=ROOT, memory_mib=MEMORY_MIB, deadline_seconds=DEADLINE_SECONDS, cpu=cpu)
+    # Writing to shared folders is slow, hypothesis takes seconds to import, and what tests leave
+    # in their folders is in the guest's memory.
+    inside = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+    status = status_of(
+        [*_pytest(given), *inside, *("-o", "tmp_path_retention_policy=failed")], setup
     )
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        print(f"LVM: the tests of a guest did not come to their end: status {status}", flush=True)
+    return status
 
 
 def _run_here(given: list[str]) -> int:

@@ -31,12 +31,13 @@ def run_two(
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ExitStack() as stack:
         guests = []
-        for module, name, end in zip(modules, NAMES, ends, strict=True):
+        for number, (module, name, end) in enumerate(zip(modules, NAMES, ends, strict=True)):
             setup = Setup(
                 disks=(disk,),
                 shares=(folder,),
                 deadline_seconds=seconds,
                 wire=Wire(stack.enter_context(end), ADDRESSES[name]),
+                cpu=number,
             )
             command = [sys.executable, "-m", module, str(folder), name]
             guests.append(stack.enter_context(Guest(command, setup)))
