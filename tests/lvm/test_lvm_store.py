@@ -49,6 +49,8 @@ def store(group_store: LvmStore) -> Iterator[LvmStore]:
 class TestContract(VolumeStoreContract):
     """The contract of all stores."""
 
+    alone = True
+
 
 def fixed_footers(path: Path, size: int) -> None:
     """Fill a volume with what a scan must never believe: at each MiB the end of a fixed disk."""
