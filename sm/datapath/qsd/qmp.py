@@ -13,6 +13,7 @@ from qemu.qmp import (
     ConnectError,
     EventListener,
     ExecuteError,
+    Message,
     QMPClient,
     QMPError,
     Runstate,
@@ -28,6 +29,19 @@ ATTEMPTS = 5
 """At connecting while a job sends its events."""
 
 
+class _Client(QMPClient):
+    """The library's client, which writes out each message for its log even if nobody keeps that.
+
+    For what a daemon says of a deep chain that takes longer than all else together.
+    """
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+
 class Qmp:
     """A connection to one daemon's monitor; a context manager."""
 
@@ -37,7 +51,7 @@ class Qmp:
 
     def __enter__(self) -> Self:
         for attempt in range(ATTEMPTS):
-            self._client = QMPClient("sm")
+            self._client = _Client("sm")
             # The library logs every failed connection as an error; we raise it.
             self._client.logger.setLevel(logging.CRITICAL)
             try:
