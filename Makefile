@@ -55,6 +55,7 @@ soak: setup
 	SM_SECONDS=$(SM_SECONDS) SM_PROCESSES=$(SM_PROCESSES) $(BIN)/pytest -s tests/stress tests/lvm/outside/soak_shared_group.py
 	SM_ROUNDS=$(SM_ROUNDS) SM_EXAMPLES=$(SM_ROUNDS) $(BIN)/pytest -n auto -rP tests/soak \
 		tests/machine tests/hosts/test_races.py tests/gc/merges/test_collector_faults.py
+	SM_ROUNDS=$(SM_ROUNDS) $(BIN)/python -m tests.support.uml.run_suite -s tests/lvm
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,9 +16,17 @@ from sm.volumes.lvm.commands import Lvm
 Work = Callable[[], object]
 
 
-def moments() -> Iterator[tuple[int, bool]]:
-    """Each change by its number, from 1: just before it, then just after it."""
-    return ((number, after) for number in itertools.count(1) for after in (False, True))
+def moments(step: int = 1) -> Iterator[tuple[int, bool]]:
+    """Each change by its number, from 1: just before it, then just after it.
+
+    With a step of 2, of what lies between two changes either the beginning or the end is left out.
+    """
+    return ((number, after) for number in itertools.count(1, step) for after in (False, True))
+
+
+def killing(number: int, *, after: bool) -> Callable[[object], None]:
+    """What prepares a child for that."""
+    return lambda _: kill_at(number, after=after)
 
 
 def kill_at(number: int, *, after: bool) -> None:

@@ -1,4 +1,8 @@
-"""Disks in use on LVM SRs: tests of merges and of leaves in use, unchanged."""
+"""Disks in use on LVM SRs: the tests of merges and of leaves in use, unchanged.
+
+Each of them runs with one format, here or in `test_in_use_vhd`, and with two of its parameters at
+most. A soak runs all with both formats; only there are those that take a minute in a guest.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,35 @@ import pytest
 
 from tests.gc.leaf_in_use.test_active_leaf import (
     test_a_leaf_is_merged_while_its_guest_writes,
+    test_cancelled,
     test_it_gives_way_to_a_snapshot,
+    test_marks_outlast_what_comes_after,
 )
 from tests.gc.merges.test_online import (
     test_a_run_below_an_active_disk_is_merged_at_once,
     test_activation_ends_an_offline_merge,
+    test_deactivation_in_the_middle_of_a_merge,
+    test_marks_of_inner_images_outlast_later_merges,
+    test_the_datapath_dies_in_a_commit,
     test_two_disks_in_use_above_one_image,
 )
+from tests.lvm.conftest import SOAK
 
 __all__ = [
     "test_a_leaf_is_merged_while_its_guest_writes",
     "test_a_run_below_an_active_disk_is_merged_at_once",
     "test_activation_ends_an_offline_merge",
+    "test_cancelled",
+    "test_deactivation_in_the_middle_of_a_merge",
     "test_it_gives_way_to_a_snapshot",
+    "test_marks_of_inner_images_outlast_later_merges",
+    "test_marks_outlast_what_comes_after",
+    "test_the_datapath_dies_in_a_commit",
     "test_two_disks_in_use_above_one_image",
 ]
 
 
-@pytest.fixture
-def cow_format() -> str:
-    """One format: the other is in a file of its own, with fewer tests."""
-    return "qcow2"
+@pytest.fixture(params=["qcow2", "vhd"] if SOAK else ["qcow2"])
+def cow_format(request: pytest.FixtureRequest) -> str:
+    """Each test is slow in a guest."""
+    return str(request.param)

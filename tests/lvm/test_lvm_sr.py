@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.datapath.clients import content, qemu_io
-from tests.lvm.conftest import MIB, LvmSite
+from tests.lvm.conftest import LAYOUTS, MIB, SOAK, LvmSite
 from tests.support import guest
 
 
-@pytest.mark.parametrize("allocation", ["thick", "thin"])
-def test_a_disk_from_its_making_to_its_end(site: LvmSite, cow_format: str) -> None:
+@pytest.mark.parametrize(("allocation", "image_format"), LAYOUTS if SOAK else LAYOUTS[1:3])
+def test_a_disk_from_its_making_to_its_end(site: LvmSite, image_format: str) -> None:
     sr = site.create_sr()
     empty = site.repository(sr).store.space().free
-    disk = site.create_vdi(sr, cow_format, 64 * MIB)
+    disk = site.create_vdi(sr, image_format, 64 * MIB)
     uri = site.activate(disk)
     qemu_io(uri, f"write -P 1 0 {8 * MIB}", f"write -P 2 {32 * MIB} {MIB}", "flush")
     snapshot = site.snapshot(disk)

@@ -26,7 +26,7 @@ SMALL = 48 * MIB
 @pytest.fixture
 def thin(tmp_path: Path, loop_disk: Callable[[int], LoopDisk]) -> Iterator[LvmSite]:
     """A site of thin SRs."""
-    for site in made_site(tmp_path, loop_disk, "thin"):
+    with made_site(tmp_path, loop_disk, "thin") as site:
         yield site
         print((site.root / "log" / "sm.log").read_text()[-8000:])
 

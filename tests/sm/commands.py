@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from tests.support import guest
 from tests.support.every_call import Subject
@@ -71,11 +70,10 @@ COMMANDS: dict[str, tuple[Callable[[str, str, str], list[str]], Check]] = {
 }
 
 
-def subjects(folder: Path, image_format: str) -> list[Subject]:
+def subjects(site: Site, image_format: str, save: Callable[[Site], Saved] = Saved) -> list[Subject]:
     """Each command on the same disk."""
-    site = Site(folder)
     sr, disk, contents = disk_with_history(site, image_format)
-    saved, reader = Saved(site), guest.Reader()
+    saved, reader = save(site), guest.Reader()
 
     def subject(name: str) -> Subject:
         arguments, expected = COMMANDS[name]

@@ -6,14 +6,13 @@ change there as a whole or not at all.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tests.sm.commands import subjects
 from tests.support.every_call import meet
 from tests.support.failing import KILL
+from tests.support.site import Site
 
 
-def test_killed_commands(cow_format: str, tmp_path: Path) -> None:
-    attempts, places = meet(subjects(tmp_path, cow_format), [KILL])
+def test_killed_commands(cow_format: str, site: Site) -> None:
+    attempts, places = meet(subjects(site, cow_format), [KILL])
     print(f"{attempts} commands killed at {places} places")
     assert attempts >= 100

@@ -7,27 +7,27 @@ before, and the change is there as a whole or not at all; and not at all if the 
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 from tests.sm.commands import subjects
 from tests.support.every_call import ERRORS, meet
 from tests.support.killing import failing_below
+from tests.support.site import Site
 
 BELOW = "pwrite64,fsync,fdatasync,ftruncate,fallocate,rename,unlink"
 
 
-def test_failing_commands(cow_format: str, tmp_path: Path) -> None:
-    attempts, places = meet(subjects(tmp_path, cow_format), ERRORS)
+def test_failing_commands(cow_format: str, site: Site) -> None:
+    attempts, places = meet(subjects(site, cow_format), ERRORS)
     print(f"{attempts} calls failed at {places} places")
     assert attempts >= 100
 
 
-def test_a_sample_of_what_fails_below(cow_format: str, tmp_path: Path) -> None:
+def test_a_sample_of_what_fails_below(cow_format: str, site: Site) -> None:
     """What SQLite and qemu-img call: every twentieth of a kind, others for the other format."""
     injected, refused = 0, 0
     first = 2 if cow_format == "qcow2" else 7
     errors = itertools.cycle(("EIO", "ENOSPC", "EROFS"))
-    for subject in subjects(tmp_path, cow_format):
+    for subject in subjects(site, cow_format):
         for number in itertools.count(first, 20):
             subject.saved.restore()
             outcome, failed = failing_below(

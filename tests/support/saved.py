@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from tests.support.site import Site
@@ -12,12 +13,16 @@ CHUNK = 64 << 10
 
 
 class Saved:
-    """All files of a site at rest, and its folders, which stay: an SR knows its folder."""
+    """All files of a site at rest, and its folders, which stay: an SR knows its folder.
 
-    def __init__(self, site: Site) -> None:
+    `apart` are files that are left as they are.
+    """
+
+    def __init__(self, site: Site, apart: Collection[Path] = ()) -> None:
         self.site = site
+        self._apart = frozenset(apart)
         site.release()
-        paths = list(site.folder.rglob("*"))
+        paths = [path for path in site.folder.rglob("*") if path not in self._apart]
         self._folders = {path for path in paths if path.is_dir()}
         self._files = {path: path.read_bytes() for path in paths if path not in self._folders}
         self._modes = {path: path.stat().st_mode for path in self._files}
@@ -30,6 +35,8 @@ class Saved:
             if stat.S_ISDIR(path.lstat().st_mode):
                 if path not in self._folders:
                     path.rmdir()
+            elif path in self._apart:
+                continue
             elif path not in self._files or _mark(path) != self._last[path]:
                 path.unlink()
         for path, content in self._files.items():

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -141,3 +142,7 @@ class Site:
             check=False,
             **options,
         )
+
+
+NewSite = Callable[[str], Site]
+"""Makes an empty storage manager, in a folder of that name."""

@@ -163,7 +163,7 @@ class SqliteDatabase(Database):
         # Extended codes keep the primary one in their lowest byte; errors of the Python module
         # itself have none.
         primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        said = f"{self.path}: {error}"
+        said = f"{self.path}: {error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
         if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return PoolBusy(f"{said}; other processes kept it for {BUSY_SECONDS:.0f} s")
         if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from tests.gc.active import SIZE, ActiveScene
 from tests.gc.merges.test_online import CHILD, collect_here, kill, until_asked_to_yield
 from tests.soak.durable_writer import DurableWriter
 from tests.support.killing import killed_at
-from tests.support.site import MIB, Site
+from tests.support.site import MIB, NewSite, Site
 
 SLOW = 512 << 10
 """Bytes per second, with which a leaf of a few MiB must get smaller before a pause."""
@@ -125,12 +124,12 @@ def test_marks_outlast_what_comes_after(cow_format: str, site: Site) -> None:
 
 
 @pytest.mark.parametrize("speed", ["", str(SLOW)])
-def test_the_collector_killed_at_every_step(speed: str, cow_format: str, tmp_path: Path) -> None:
+def test_the_collector_killed_at_every_step(speed: str, cow_format: str, new_site: NewSite) -> None:
     """The guest writes all the time; whoever comes next lets it go on if it is held."""
     if speed and cow_format == "qcow2":
         pytest.skip("a mirror has no rounds")
     make = large_scene if speed else leaf_scene
-    scene = make(Site(tmp_path / "whole"), cow_format)
+    scene = make(new_site("whole"), cow_format)
     ended = scene.site.process(CHILD, scene.sr, "0", *speed.split(), timeout=60)
     assert ended.returncode == 0, ended.stderr
     steps = ended.stdout.splitlines()
@@ -144,7 +143,7 @@ def test_the_collector_killed_at_every_step(speed: str, cow_format: str, tmp_pat
         first = steps.index("snapshot: displace") + 1
         del steps[steps.index("active-leaf-coalesce: copy") :]
     for number in range(first, len(steps) + 1):
-        scene = make(Site(tmp_path / str(number)), cow_format)
+        scene = make(new_site(str(number)), cow_format)
         with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
             writer.go_on(2)
             ended = scene.site.process(CHILD, scene.sr, str(number), *speed.split(), timeout=60)
@@ -169,11 +168,11 @@ def switch_steps() -> set[str]:
     return {f"leaf-switch: {step}" for step in SWITCH}
 
 
-def test_the_collector_killed_at_its_requests(cow_format: str, tmp_path: Path) -> None:
+def test_the_collector_killed_at_its_requests(cow_format: str, new_site: NewSite) -> None:
     """At some of what it asks of the datapath; `test_qsd_leaf.py` has all of it for one format."""
     first, step = (1, 2) if cow_format == "vhd" else (3, 9)
     for number in itertools.count(first, step):
-        scene = leaf_scene(Site(tmp_path / str(number)), cow_format)
+        scene = leaf_scene(new_site(str(number)), cow_format)
         with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
             command = ("gc", "run", "--sr", scene.sr)
             killed = killed_at(scene.site, "sendto,sendmsg", number, *command, threads=True)
@@ -359,9 +358,8 @@ def test_a_disk_whose_process_is_gone_is_merged_as_one_at_rest(cow_format: str, 
 
 
 @needs_fuse
-def test_a_disk_that_is_shown_as_a_file_keeps_its_leaf(tmp_path: Path) -> None:
+def test_a_disk_that_is_shown_as_a_file_keeps_its_leaf(site: Site) -> None:
     """It cannot be paused; what is below its leaf is merged."""
-    site = Site(tmp_path)
     site.root.mkdir()
     scene = leaf_scene_at_rest(site)
     (site.root / "sm.conf").write_text("[sm]\nexpose = fuse\n")

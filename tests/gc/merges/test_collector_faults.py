@@ -28,14 +28,17 @@ MORE_SCENES = (coalesce_scene, pull_into_leaf_scene)
 
 
 def subject(
-    folder: Path, image_format: str, build: Callable[[Site, str], tuple[Scene, int]]
+    site: Site,
+    image_format: str,
+    build: Callable[[Site, str], tuple[Scene, int]],
+    save: Callable[[Site], Saved] = Saved,
 ) -> Subject:
     """A collector's run on a scene; no disk is changed by it, whatever happens."""
-    scene, _ = build(Site(folder), image_format)
+    scene, _ = build(site, image_format)
     disks = {uuid: bytes(model.data) for uuid, model in scene.models.items()}
     return Subject(
         name=build.__name__,
-        saved=Saved(scene.site),
+        saved=save(site),
         sr=scene.sr,
         arguments=("gc", "run", "--sr", scene.sr),
         disks=disks,
@@ -48,7 +51,7 @@ def subject(
 def test_a_run_with_a_failing_call(cow_format: str, tmp_path: Path) -> None:
     soak = rounds(1) > 1
     scenes = SCENES + MORE_SCENES if soak else SCENES
-    subjects = [subject(tmp_path / build.__name__, cow_format, build) for build in scenes]
+    subjects = [subject(Site(tmp_path / build.__name__), cow_format, build) for build in scenes]
     attempts, places = meet(subjects, ERRORS, stride=1 if soak else 4)
     print(f"{attempts} calls failed at {places} places")
     assert attempts >= 50

@@ -12,7 +12,7 @@ from sm.cowutil.vhd.block_file import Access, open_file
 from tests.datapath.clients import qemu_io
 from tests.support import guest
 from tests.support.guest import Model
-from tests.support.site import MIB, Site
+from tests.support.site import MIB, NewSite, Site
 
 CHILD = str(Path(__file__).parents[1] / "crash_child.py")
 SIZE = 8 * MIB
@@ -129,14 +129,14 @@ def steps_of(site: Site, sr: str) -> list[str]:
 
 
 @pytest.mark.parametrize("build", [coalesce_scene, leaf_scene, pull_scene, pull_into_leaf_scene])
-def test_killed_at_every_step(build, cow_format: str, tmp_path: Path) -> None:
-    scene, images = build(Site(tmp_path / "whole"), cow_format)
+def test_killed_at_every_step(build, cow_format: str, new_site: NewSite) -> None:
+    scene, images = build(new_site("whole"), cow_format)
     steps = steps_of(scene.site, scene.sr)
     scene.verify_tidy(images)
     assert len(steps) >= 5
 
     for number in range(1, len(steps) + 1):
-        scene, images = build(Site(tmp_path / str(number)), cow_format)
+        scene, images = build(new_site(str(number)), cow_format)
         ended = scene.site.process(CHILD, scene.sr, str(number), timeout=60)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
         scene.verify()
@@ -144,14 +144,14 @@ def test_killed_at_every_step(build, cow_format: str, tmp_path: Path) -> None:
         scene.verify_tidy(images)
 
 
-def test_recovery_waits_for_whoever_writes_to_an_image(tmp_path: Path) -> None:
+def test_recovery_waits_for_whoever_writes_to_an_image(new_site: NewSite) -> None:
     """Its entry stays and keeps others from the images; a later run settles it."""
-    scene, _ = leaf_scene(Site(tmp_path / "whole"), "vhd")
+    scene, _ = leaf_scene(new_site("whole"), "vhd")
     steps = steps_of(scene.site, scene.sr)
     # Before the switch is journaled, which undoes the copy, and after it, which goes on.
     for step in ("leaf-coalesce: switch", "leaf-coalesce: unhide"):
         number = steps.index(step) + 1
-        scene, images = leaf_scene(Site(tmp_path / str(number)), "vhd")
+        scene, images = leaf_scene(new_site(str(number)), "vhd")
         scene.site.process(CHILD, scene.sr, str(number), timeout=60)
         (entry,) = scene.site.repository(scene.sr).journal.entries()
         target = scene.site.repository(scene.sr).store.path(entry.data["into"], "vhd")
@@ -166,13 +166,13 @@ def test_recovery_waits_for_whoever_writes_to_an_image(tmp_path: Path) -> None:
         scene.verify_tidy(images)
 
 
-def test_the_next_use_of_a_disk_mends_it_first(cow_format: str, tmp_path: Path) -> None:
+def test_the_next_use_of_a_disk_mends_it_first(cow_format: str, new_site: NewSite) -> None:
     """No collector runs after the crash; the disk itself is wanted."""
-    scene, _ = leaf_scene(Site(tmp_path / "whole"), cow_format)
+    scene, _ = leaf_scene(new_site("whole"), cow_format)
     steps = steps_of(scene.site, scene.sr)
     first = steps.index("leaf-coalesce: copy") + 1
     for number in range(first, len(steps) + 1):
-        scene, images = leaf_scene(Site(tmp_path / str(number)), cow_format)
+        scene, images = leaf_scene(new_site(str(number)), cow_format)
         scene.site.process(CHILD, scene.sr, str(number), timeout=60)
         qemu_io(scene.site.activate(scene.disk), f"write -P 9 {4 * MIB} 4096")
         scene.models[scene.disk].data[4 * MIB : 4 * MIB + 4096] = bytes([9]) * 4096

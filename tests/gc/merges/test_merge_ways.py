@@ -43,8 +43,8 @@ def actions(report: dict[str, Any]) -> list[str]:
     return [step["action"] for step in report["done"]]
 
 
-def test_a_small_image_goes_up_into_a_large_one(cow_format: str, tmp_path: Path) -> None:
-    scene, images = pull_scene(Site(tmp_path), cow_format)
+def test_a_small_image_goes_up_into_a_large_one(cow_format: str, site: Site) -> None:
+    scene, images = pull_scene(site, cow_format)
     merged, pulled = collect(scene)
     assert (merged.action, merged.into) == ("coalesce", pulled.into)
     assert (pulled.action, len(pulled.images)) == ("coalesce", 1)
@@ -52,17 +52,17 @@ def test_a_small_image_goes_up_into_a_large_one(cow_format: str, tmp_path: Path)
     scene.verify_tidy(images)
 
 
-def test_a_large_leaf_takes_up_what_is_below_it(cow_format: str, tmp_path: Path) -> None:
-    scene, images = pull_into_leaf_scene(Site(tmp_path), cow_format)
+def test_a_large_leaf_takes_up_what_is_below_it(cow_format: str, site: Site) -> None:
+    scene, images = pull_into_leaf_scene(site, cow_format)
     (done,) = collect(scene)
     assert (done.action, done.leaf, len(done.images)) == ("leaf-coalesce", scene.disk, 2)
     assert done.bytes_copied == MIB + 256 * 1024
     scene.verify_tidy(images)
 
 
-def test_nothing_goes_up_into_what_is_in_use(tmp_path: Path) -> None:
+def test_nothing_goes_up_into_what_is_in_use(site: Site) -> None:
     """The lowest stays: only that changes nothing that the user reads."""
-    scene = ActiveScene(Site(tmp_path), "vhd")
+    scene = ActiveScene(site, "vhd")
     scene.write(MIB, 256 * 1024, 2)
     small = scene.snapshot()
     scene.write(2 * MIB, 3 * MIB, 3)
@@ -122,8 +122,8 @@ def test_with_too_little_space_it_says_what_is_missing(cow_format: str, small_di
     scene.verify_tidy(5)
 
 
-def test_space_that_was_reserved_comes_back(cow_format: str, tmp_path: Path) -> None:
-    scene, images = coalesce_scene(Site(tmp_path), cow_format)
+def test_space_that_was_reserved_comes_back(cow_format: str, site: Site) -> None:
+    scene, images = coalesce_scene(site, cow_format)
     collect(scene)
     for image in scene.site.chain(scene.sr, scene.disk):
         status = image.path.stat()
@@ -132,7 +132,7 @@ def test_space_that_was_reserved_comes_back(cow_format: str, tmp_path: Path) -> 
 
 
 def test_a_merge_beside_a_user_goes_on_from_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped by an error after some steps, the next run copies only the rest."""
     monkeypatch.setattr(merge, "LONG_BYTES", 0)
@@ -149,7 +149,7 @@ def test_a_merge_beside_a_user_goes_on_from_where_it_was(
 
         return real(self, chain, into, stumbling, replace(steps, length=MIB))
 
-    scene = ActiveScene(Site(tmp_path), "vhd")
+    scene = ActiveScene(site, "vhd")
     scene.write(0, 2 * MIB, 1)
     scene.snapshot()
     scene.write(2 * MIB, 2 * MIB, 2)
@@ -173,7 +173,7 @@ def test_a_merge_beside_a_user_goes_on_from_where_it_was(
 
 
 def test_content_is_compared_where_the_sr_asks_for_it(
-    cow_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cow_format: str, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[Extents] = []
     real = comparison.compare
@@ -184,7 +184,7 @@ def test_content_is_compared_where_the_sr_asks_for_it(
         real(repository, merged, target, before=before)
 
     monkeypatch.setattr(comparison, "compare", watched)
-    scene, images = pull_into_leaf_scene(Site(tmp_path), cow_format)
+    scene, images = pull_into_leaf_scene(site, cow_format)
     repository = scene.site.repository(scene.sr)
     repository.pool.add_to_sr_other_config(repository.record.ref, "gc-verify", "content")
     collect(scene)
@@ -192,9 +192,9 @@ def test_content_is_compared_where_the_sr_asks_for_it(
     scene.verify_tidy(images)
 
 
-def test_a_copy_that_differs_is_found(cow_format: str, tmp_path: Path) -> None:
+def test_a_copy_that_differs_is_found(cow_format: str, site: Site) -> None:
     """Tables that say the right thing over the wrong data: only the comparison sees that."""
-    scene = Scene(Site(tmp_path), cow_format)
+    scene = Scene(site, cow_format)
     disks = [scene.disk, *(scene.site.create_vdi(scene.sr, cow_format) for _ in range(2))]
     chains = [scene.site.chain(scene.sr, disk) for disk in disks]
     for chain, byte in zip(chains, (1, 1, 2), strict=True):

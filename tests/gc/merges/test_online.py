@@ -17,7 +17,7 @@ from sm.owner import start_time
 from tests.datapath.clients import Writer, until
 from tests.gc.active import ActiveScene, coalesce_scene
 from tests.support.guest import Model
-from tests.support.site import MIB, Site
+from tests.support.site import MIB, NewSite, Site
 
 Hook = Callable[[], None]
 
@@ -120,16 +120,16 @@ def read(uri: str, size: int) -> bytes:
     return ended.stdout
 
 
-def test_killed_at_every_step(cow_format: str, tmp_path: Path) -> None:
+def test_killed_at_every_step(cow_format: str, new_site: NewSite) -> None:
     """The collector dies at each journaled step of a merge below a disk in use."""
-    scene, images = coalesce_scene(Site(tmp_path / "whole"), cow_format)
+    scene, images = coalesce_scene(new_site("whole"), cow_format)
     ended = scene.site.process(CHILD, scene.sr, "0", timeout=60)
     assert ended.returncode == 0, ended.stderr
     steps = ended.stdout.splitlines()
     scene.verify_tidy(images)
     assert ("coalesce: commit" in steps) == (cow_format == "qcow2")
     for number in range(1, len(steps) + 1):
-        scene, images = coalesce_scene(Site(tmp_path / str(number)), cow_format)
+        scene, images = coalesce_scene(new_site(str(number)), cow_format)
         ended = scene.site.process(CHILD, scene.sr, str(number), timeout=60)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
         scene.verify_active()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.soak.rounds import rounds
 from tests.support.uml import lvm_settings
 from tests.support.uml.__main__ import status_of
 from tests.support.uml.setup import ROOT, SYSTEM_PATH, Setup, environment_of
@@ -28,8 +29,22 @@ GUEST = "tests/lvm/guest"
 ONE = "--one-guest="
 """Among our own arguments: all that is named runs in a single guest, on the CPU of that number."""
 
+SECONDS = {
+    "test_in_use": 240,
+    "test_in_use_vhd": 240,
+    "test_killed_commands": 220,
+    "test_power": 110,
+    "test_thin": 100,
+    "test_lvm_sr": 95,
+    "test_killed_changes": 90,
+    "test_device_contract": 75,
+}
+SECONDS_OF_OTHERS = 25
+"""What files take in a guest, roughly: only who gets which of them depends on it."""
+
 MOST_GUESTS = 2
 DEADLINE_SECONDS = 1800
+SOAK_SECONDS = 4 * 3600
 MEMORY_MIB = 2048
 TARGETS = ("dm-flakey", "dm-log-writes")
 
@@ -96,8 +111,18 @@ def _run_in_guests(options: list[str], paths: list[str]) -> int:
 
 
 def shared(files: list[str], count: int) -> list[list[str]]:
-    """The files in so many lists."""
-    return [files[number::count] for number in range(count)]
+    """The files in so many lists, which take about the same time."""
+    shares: list[list[str]] = [[] for _ in range(count)]
+    taken = [0] * count
+    for file in sorted(files, key=_seconds, reverse=True):
+        least = taken.index(min(taken))
+        shares[least].append(file)
+        taken[least] += _seconds(file)
+    return shares
+
+
+def _seconds(file: str) -> int:
+    return SECONDS.get(Path(file).stem, SECONDS_OF_OTHERS)
 
 
 def _files(path: str) -> list[str]:
@@ -109,7 +134,8 @@ def _files(path: str) -> list[str]:
 
 
 def _run_in_guest(given: list[str], cpu: int = 0) -> int:
-    setup = Setup(folder=ROOT, memory_mib=MEMORY_MIB, deadline_seconds=DEADLINE_SECONDS, cpu=cpu)
+    deadline = SOAK_SECONDS if rounds(1) > 1 else DEADLINE_SECONDS
+    setup = Setup(folder=ROOT, memory_mib=MEMORY_MIB, deadline_seconds=deadline, cpu=cpu)
     # Writing to shared folders is slow, hypothesis takes seconds to import, and what tests leave
     # in their folders is in the guest's memory.
     inside = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
