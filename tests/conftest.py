@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.leftovers import end_processes
-from tests.support.site import Site
+from tests.support.site import NewSite, Site
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are CPUs: tests wait for disks and for timers, too."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +31,12 @@ def _no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def site(tmp_path: Path) -> Site:
     """An empty storage manager."""
     return Site(tmp_path)
+
+
+@pytest.fixture
+def new_site(tmp_path: Path) -> NewSite:
+    """For tests that need several."""
+    return lambda name: Site(tmp_path / name)
 
 
 @pytest.fixture(params=["qcow2", "vhd"])

@@ -43,6 +43,7 @@ def power_cuts(
     folder: Path,
     prepare: Callable[[LvmStore], None],
     work: Callable[[LvmStore, Mark], None],
+    most: int = MOST,
 ) -> Iterator[tuple[LvmStore, Moment]]:
     """Do work on a new group; then the group as losses of power in the middle of it leave it."""
     settings, name = load(folder / "before", {}), group_name(str(uuid.uuid4()))
@@ -56,7 +57,7 @@ def power_cuts(
         disk.mark(END)
         making.deactivate(place, settings)
         recording = end()
-        for number, moment in enumerate(recording.moments(folder, MOST)):
+        for number, moment in enumerate(recording.moments(folder, most)):
             # Nothing that the host remembered is left, either.
             fresh = load(folder / f"after{number}", {})
             place = opening.place_of(name, [moment.device], Allocation.THIN)
@@ -263,7 +264,7 @@ def test_records(tmp_path: Path) -> None:
 
     states = [b"0", *(str(number).encode() * number * 3000 for number in range(1, 6)), None]
     seen = set()
-    for store, moment in power_cuts(tmp_path, prepare, work):
+    for store, moment in power_cuts(tmp_path, prepare, work, most=12):
         records = store.records()
         assert records["kept"] == b"k" * 5000
         confirmed = len([mark for mark in moment.marks if mark.startswith(("written", "removed"))])

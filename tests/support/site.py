@@ -116,7 +116,10 @@ class Site:
             settings = config.load()
         pool = open_pool(settings, None)
         self._pools.add(pool)
-        return Repository.open(sr, settings, pool, observer)
+        repository = Repository.open(sr, settings, pool, observer)
+        # A connection may outlive its pool for a while, and must not outlive the file.
+        weakref.finalize(repository, pool.close)
+        return repository
 
     def release(self) -> None:
         """Close what `repository` opened: before a fork, or before the database is replaced."""
