@@ -29,6 +29,10 @@ LEFT_TO_A_SOAK = {"clone"}
 """To make a clone is to make a snapshot that may be written."""
 
 
+MERGED = [layout for layout in LAYOUTS if layout != ("thin", "vhd")]
+"""The scenes write to images past the datapath, and nothing lets a thin VHD grow for them."""
+
+
 def killed_everywhere(
     subject: Subject, step: int, use: Callable[[Subject], None] | None = None
 ) -> int:
@@ -74,7 +78,7 @@ def use(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize("build", [leaf_scene, pull_scene] if SOAK else [leaf_scene])
-@pytest.mark.parametrize(("allocation", "image_format"), LAYOUTS if SOAK else [("thin", "qcow2")])
+@pytest.mark.parametrize(("allocation", "image_format"), MERGED if SOAK else [("thin", "qcow2")])
 def test_runs_of_the_collector(build, site: LvmSite, image_format: str) -> None:
     each = subject(site, image_format, build, lambda _: SavedGroup(site))
     # Between two names a volume has neither; whoever uses a disk has that mended first.
