@@ -15,7 +15,7 @@ import pytest
 
 from sm.config import load
 from sm.volumes.lvm import making
-from tests.soak.rounds import rounds
+from tests.soak.rounds import SOAK
 from tests.support.leftovers import end_processes
 from tests.support.lvm.loop import LoopDisk, attached
 from tests.support.lvm.tools import call
@@ -24,11 +24,6 @@ from tests.support.site import NewSite, Site
 MIB = 1 << 20
 VOLUME_GROUP_SIZE = 256 * MIB
 EXTENT_SIZE = 4 * MIB
-
-
-SOAK = rounds(1) > 1
-"""Whether there is time for all."""
-
 LAYOUTS = [
     (allocation, image_format)
     for allocation in ("thick", "thin")

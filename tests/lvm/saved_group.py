@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 
+from sm.cowutil.raw import data_ranges
 from tests.lvm.conftest import LvmSite
 from tests.support.lvm.loop import LoopDisk, remove_mapped
 from tests.support.lvm.tools import call
-from tests.support.saved import Saved
-
-CHUNK = 64 << 10
+from tests.support.saved import CHUNK, Saved
 
 
 class SavedGroup(Saved):
@@ -42,17 +41,9 @@ def _data(disk: LoopDisk) -> dict[int, bytes]:
     call("blockdev", "--flushbufs", disk.device)
     found = {}
     with disk.file.open("rb") as file:
-        end = start = 0
-        size = os.fstat(file.fileno()).st_size
-        while start < size:
-            try:
-                start = os.lseek(file.fileno(), start, os.SEEK_DATA)
-            except OSError:
-                break  # holes up to the end
-            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            while start < end:
-                content = os.pread(file.fileno(), CHUNK, start)
+        for start, end in data_ranges(file.fileno(), 0, os.fstat(file.fileno()).st_size):
+            for at in range(start, end, CHUNK):
+                content = os.pread(file.fileno(), min(CHUNK, end - at), at)
                 if content.count(0) < len(content):
-                    found[start] = content
-                start += CHUNK
+                    found[at] = content
     return found

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gc.leaf_in_use.test_active_leaf import (
+from tests.gc.leaf_in_use.test_active_leaf import (  # noqa: F401 - what is tried here
     test_a_leaf_is_merged_while_its_guest_writes,
     test_cancelled,
     test_it_gives_way_to_a_snapshot,
     test_marks_outlast_what_comes_after,
 )
-from tests.gc.merges.test_online import (
+from tests.gc.merges.test_online import (  # noqa: F401 - what is tried here
     test_a_run_below_an_active_disk_is_merged_at_once,
     test_activation_ends_an_offline_merge,
     test_deactivation_in_the_middle_of_a_merge,
@@ -22,20 +22,7 @@ from tests.gc.merges.test_online import (
     test_the_datapath_dies_in_a_commit,
     test_two_disks_in_use_above_one_image,
 )
-from tests.lvm.conftest import SOAK
-
-__all__ = [
-    "test_a_leaf_is_merged_while_its_guest_writes",
-    "test_a_run_below_an_active_disk_is_merged_at_once",
-    "test_activation_ends_an_offline_merge",
-    "test_cancelled",
-    "test_deactivation_in_the_middle_of_a_merge",
-    "test_it_gives_way_to_a_snapshot",
-    "test_marks_of_inner_images_outlast_later_merges",
-    "test_marks_outlast_what_comes_after",
-    "test_the_datapath_dies_in_a_commit",
-    "test_two_disks_in_use_above_one_image",
-]
+from tests.soak.rounds import SOAK
 
 
 @pytest.fixture(params=["qcow2", "vhd"] if SOAK else ["qcow2"])

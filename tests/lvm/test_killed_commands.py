@@ -18,10 +18,11 @@ import pytest
 from sm.gc.collector import Collector
 from tests.gc.merges.test_collector_faults import subject
 from tests.gc.merges.test_crash import leaf_scene, pull_scene
-from tests.lvm.conftest import LAYOUTS, SOAK, LvmSite
+from tests.lvm.conftest import LAYOUTS, LvmSite
 from tests.lvm.killed import killing, moments
 from tests.lvm.saved_group import SavedGroup
 from tests.sm.commands import subjects
+from tests.soak.rounds import SOAK
 from tests.support.every_call import Subject
 from tests.support.forked import command
 
@@ -68,7 +69,7 @@ def test_commands(site: LvmSite, image_format: str) -> None:
     assert kills >= 20
 
 
-def use(subject: Subject) -> None:
+def read_all(subject: Subject) -> None:
     """Read all disks, after what every command that uses one has done by a process of its own."""
     collector = Collector(subject.site.repository(subject.sr))
     with collector.alone():
@@ -82,6 +83,6 @@ def use(subject: Subject) -> None:
 def test_runs_of_the_collector(build, site: LvmSite, image_format: str) -> None:
     each = subject(site, image_format, build, lambda _: SavedGroup(site))
     # Between two names a volume has neither; whoever uses a disk has that mended first.
-    kills = killed_everywhere(replace(each, readable=False), 3, use)
+    kills = killed_everywhere(replace(each, readable=False), 3, read_all)
     print(f"{each.name}: {kills} kills")
     assert kills >= 10

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.datapath.clients import content, qemu_io
-from tests.lvm.conftest import LAYOUTS, MIB, SOAK, LvmSite
+from tests.lvm.conftest import LAYOUTS, MIB, LvmSite
+from tests.soak.rounds import SOAK
 from tests.support import guest
 
 

@@ -15,7 +15,7 @@ from sm.volumes.lvm import making, opening
 from sm.volumes.lvm.names import group_name
 from sm.volumes.lvm.sizes import Allocation
 from sm.volumes.lvm.store import LvmStore
-from tests.lvm.conftest import SOAK
+from tests.soak.rounds import SOAK
 from tests.support import guest
 from tests.support.lvm.power import BEGIN, END, Moment, recorded
 from tests.support.site import MIB

@@ -12,3 +12,7 @@ SEED = int(os.environ.get("SM_SEED", "0")) or random.SystemRandom().randrange(1,
 def rounds(usual: int) -> int:
     """`usual`, or what SM_ROUNDS says."""
     return int(os.environ.get("SM_ROUNDS", usual))
+
+
+SOAK = rounds(1) > 1
+"""Whether there is time for all, where a test usually has a choice of it."""

@@ -16,7 +16,7 @@ from tests.gc.merges.test_crash import (
     pull_into_leaf_scene,
     pull_scene,
 )
-from tests.soak.rounds import rounds
+from tests.soak.rounds import SOAK
 from tests.support.every_call import ERRORS, Subject, meet
 from tests.support.saved import Saved
 from tests.support.site import Site
@@ -49,9 +49,8 @@ def subject(
 
 
 def test_a_run_with_a_failing_call(cow_format: str, tmp_path: Path) -> None:
-    soak = rounds(1) > 1
-    scenes = SCENES + MORE_SCENES if soak else SCENES
+    scenes = SCENES + MORE_SCENES if SOAK else SCENES
     subjects = [subject(Site(tmp_path / build.__name__), cow_format, build) for build in scenes]
-    attempts, places = meet(subjects, ERRORS, stride=1 if soak else 4)
+    attempts, places = meet(subjects, ERRORS, stride=1 if SOAK else 4)
     print(f"{attempts} calls failed at {places} places")
     assert attempts >= 50

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.rounds import rounds
+from tests.soak.rounds import SOAK
 from tests.support.uml import lvm_settings
 from tests.support.uml.__main__ import status_of
 from tests.support.uml.setup import ROOT, SYSTEM_PATH, Setup, environment_of
@@ -134,7 +134,7 @@ def _files(path: str) -> list[str]:
 
 
 def _run_in_guest(given: list[str], cpu: int = 0) -> int:
-    deadline = SOAK_SECONDS if rounds(1) > 1 else DEADLINE_SECONDS
+    deadline = SOAK_SECONDS if SOAK else DEADLINE_SECONDS
     setup = Setup(folder=ROOT, memory_mib=MEMORY_MIB, deadline_seconds=deadline, cpu=cpu)
     # Writing to shared folders is slow, hypothesis takes seconds to import, and what tests leave
     # in their folders is in the guest's memory.
