@@ -20,8 +20,7 @@ needs_fuse = pytest.mark.skipif(
 @pytest.fixture
 def as_file(site: Site) -> Host:
     """An SR of a host that shows disks as files."""
-    site.root.mkdir(parents=True)
-    (site.root / "sm.conf").write_text("[sm]\nexpose = fuse\npool = embedded\n")
+    site.configure(expose="fuse", pool="embedded")
     made = Host(site)
     assert made.plugin.call("sr_create", "0") is None
     assert made.plugin.call("sr_attach") is None

@@ -8,6 +8,7 @@ from sm.process import run
 from tests.datapath.clients import content, qemu_io
 from tests.support import guest
 from tests.support.guest import Model
+from tests.support.saved import Saved
 from tests.support.site import MIB, Site
 
 SIZE = 8 * MIB
@@ -83,6 +84,23 @@ class ActiveScene:
         """The process that serves the disk."""
         (served,) = Datapaths(self.site.repository(self.sr).settings).served()
         return served.endpoint.pid
+
+
+class SavedScene:
+    """A scene whose disk was taken out of use and saved, to be had in use again and again."""
+
+    def __init__(self, scene: ActiveScene) -> None:
+        scene.site.deactivate(scene.disk)
+        self._scene = scene
+        self._models = {uuid: model.copy() for uuid, model in scene.models.items()}
+        self._saved = Saved(scene.site)
+
+    def again(self) -> ActiveScene:
+        """The scene as it was, with its disk in use."""
+        self._saved.restore()
+        self._scene.models = {uuid: model.copy() for uuid, model in self._models.items()}
+        self._scene.uri = self._scene.site.activate(self._scene.disk)
+        return self._scene
 
 
 def coalesce_scene(site: Site, image_format: str) -> tuple[ActiveScene, int]:

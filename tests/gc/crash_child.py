@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from sm import config
 from sm.gc.collector import Collector
@@ -19,24 +20,31 @@ from sm.pool.open import open_pool
 from sm.repository import Repository
 
 
-def main() -> None:
-    sr, stop_at = sys.argv[1:3]
+def collect(sr: str, stop_at: str, say: Callable[[str], None], speed: int = 0) -> int:
+    """Collect an SR, and end this process at a step; returns 0 where it came to the end."""
     count = itertools.count(1)
 
     def observe(step: str) -> None:
-        print(step, flush=True)
+        say(step)
         if stop_at in (str(next(count)), step):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if sys.argv[3:]:
-        convergence.FIRST_SPEED = int(sys.argv[3])
+    if speed:
+        convergence.FIRST_SPEED = speed
     settings = config.load()
     repository = Repository.open(sr, settings, open_pool(settings, None), observe)
     collector = Collector(repository)
     with collector.alone():
         for _ in collector.run():
             pass
+    return 0
+
+
+def main() -> int:
+    sr, stop_at = sys.argv[1:3]
+    speed = int(sys.argv[3]) if sys.argv[3:] else 0
+    return collect(sr, stop_at, lambda step: print(step, flush=True), speed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

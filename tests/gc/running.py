@@ -29,13 +29,6 @@ def wait_until(true: Callable[[], object], what: str = "it", seconds: float = 30
         time.sleep(0.02)
 
 
-def configure(site: Site, **options: object) -> None:
-    """Write `sm.conf` of a site."""
-    site.root.mkdir(parents=True, exist_ok=True)
-    lines = [f"{key} = {value}" for key, value in options.items()]
-    (site.root / "sm.conf").write_text("\n".join(["[sm]", *lines, ""]))
-
-
 def status(site: Site, sr: str) -> Status:
     """What the collector of an SR says; stopped where there was none."""
     found = Status.read(site.root / "run", sr)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gc.merges.test_crash import CHILD, coalesce_scene
+from tests.gc.killed import killed_at
+from tests.gc.merges.test_crash import coalesce_scene
 from tests.gc.running import GC, status, wait_until
 from tests.support import guest
 from tests.support.site import MIB, Refused, Site
@@ -61,7 +62,7 @@ def test_two_collectors_take_turns(site: Site) -> None:
     sr = site.create_sr()
     repository = site.repository(sr)
     with repository.locks.hold("collector", sr, "another collector"):
-        (site.root / "sm.conf").write_text("[sm]\nlock_seconds = 0.2\n")
+        site.configure(lock_seconds=0.2)
         with pytest.raises(Refused) as refused:
             site.sm("gc", "run", "--sr", sr)
     assert refused.value.error["name"] == "LockErr"
@@ -72,7 +73,7 @@ def test_recovery_is_left_to_a_collector_that_has_just_begun(tmp_path: Path) -> 
     """It has the lock but does not listen yet: a command that finds work of a dead one goes on."""
     scene, images = coalesce_scene(Site(tmp_path), "vhd")
     # Two removals, the copy, and then the images above would be set on the target.
-    assert scene.site.process(CHILD, scene.sr, "4", timeout=60).returncode == -signal.SIGKILL
+    killed_at(scene.site, scene.sr, 4)
     repository = scene.site.repository(scene.sr)
     (entry,) = repository.journal.entries()
     with repository.locks.hold("collector", scene.sr, "a collector that begins"):

@@ -27,7 +27,6 @@ class Host(Site):
     """One host of a pool whose database is `database`; `options` are further lines of sm.conf."""
 
     def __init__(self, folder: Path, name: str, database: Path | str, **options: str) -> None:
-        super().__init__(folder / name)
         self.name = name
         self.uuid = str(uuid.uuid4())
         self.service: subprocess.Popen[str] | None = None
@@ -37,11 +36,8 @@ class Host(Site):
             "host_uuid": self.uuid,
             "host_name": name,
             "lock_seconds": "20",
-            **options,
         }
-        self.root.mkdir(parents=True)
-        lines = [f"{key} = {value}" for key, value in settings.items()]
-        (self.root / "sm.conf").write_text("\n".join(["[sm]", *lines, ""]))
+        super().__init__(folder / name, **{**settings, **options})
 
     @property
     def ref(self) -> str:

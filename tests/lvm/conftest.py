@@ -95,7 +95,7 @@ class LvmSite(Site):
     """A site whose SRs are volume groups, each on a disk of its own."""
 
     def __init__(self, folder: Path, disk: Callable[[int], LoopDisk], allocation: str) -> None:
-        super().__init__(folder)
+        super().__init__(folder, pool="embedded", thin_spare_mib=16)
         self._new_disk = disk
         self._allocation = allocation
         self.disks: list[LoopDisk] = []
@@ -141,9 +141,6 @@ def made_site(
 ) -> Iterator[LvmSite]:
     """One whose SRs allocate in a certain way; its volume groups are gone in the end."""
     made = LvmSite(folder, loop_disk, allocation)
-    made.root.mkdir(parents=True)
-    lines = ("[sm]", "pool = embedded", "thin_spare_mib = 16", "pause_seconds = 15", "")
-    (made.root / "sm.conf").write_text("\n".join(lines))
     try:
         yield made
     finally:

@@ -6,7 +6,6 @@ everything as before the killed one, or as after it.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +15,20 @@ from tests.datapath.clients import content, qemu_io
 from tests.support import invariants
 from tests.support.failing import KILL, calls_of, failing
 from tests.support.forked import command
+from tests.support.leftovers import end_processes
+from tests.support.saved import Saved
 from tests.support.site import MIB, Site
 
 SIZE = 4 * MIB
 
 
 class Disk:
-    """A disk over a snapshot, in use or not, and what all must read as."""
+    """A disk over a snapshot, in use or not, and what all must read as.
 
-    def __init__(self, site: Site, image_format: str) -> None:
+    `again` gives it as it was made, and in use if it was to be `active`.
+    """
+
+    def __init__(self, site: Site, image_format: str, active: bool) -> None:
         self.site = site
         self.sr = site.create_sr()
         self.uuid = site.create_vdi(self.sr, image_format, SIZE)
@@ -33,6 +37,17 @@ class Disk:
         self.write(0, MIB, 1)
         self.others = {site.snapshot(self.uuid): bytes(self.data)}
         self.write(MIB // 2, MIB, 2)
+        site.deactivate(self.uuid)
+        self._active = active
+        self._saved = Saved(site)
+        self._made = bytes(self.data), dict(self.others)
+
+    def again(self) -> None:
+        """Have it as it was, whatever happened since."""
+        self._saved.restore()
+        self.data, self.others = bytearray(self._made[0]), dict(self._made[1])
+        if self._active:
+            self.uri = self.site.activate(self.uuid)
 
     def write(self, offset: int, length: int, byte: int) -> None:
         """The guest writes and flushes."""
@@ -54,30 +69,23 @@ class Disk:
 def killed_disks(
     folder: Path, image_format: str, asking: bool, *words: str, active: bool = True
 ) -> Iterator[tuple[int, Disk]]:
-    """A new disk for each call of a command about it, which was killed before that call.
+    """A disk for each call of a command about it, which was killed before that call.
 
     Every call that asks; of the others every second, the two formats in turn.
     """
-    made = (disk_in(folder / str(number), image_format, active) for number in itertools.count())
-    disk = next(made)
-    arguments = ("vdi", *words)
-    calls = calls_of(disk.site.environment, (*arguments, disk.uuid), asking=asking)
+    disk = Disk(Site(folder), image_format, active)
+    arguments = ("vdi", *words, disk.uuid)
+    disk.again()
+    calls = calls_of(disk.site.environment, arguments, asking=asking)
     assert calls
+    end_processes(str(folder))
     chosen = calls if asking else calls[0 if image_format == "qcow2" else 1 :: 2]
     for number, call in enumerate(chosen):
-        disk = next(made)
+        disk.again()
         prepare = failing(call, KILL, asking=asking)
-        outcome = command(disk.site.environment, (*arguments, disk.uuid), prepare)
+        outcome = command(disk.site.environment, arguments, prepare)
         assert outcome.killed, f"{call}: {outcome}"
         yield number, disk
-
-
-def disk_in(folder: Path, image_format: str, active: bool) -> Disk:
-    """A disk in a folder of its own."""
-    disk = Disk(Site(folder), image_format)
-    if not active:
-        disk.site.deactivate(disk.uuid)
-    return disk
 
 
 def use_again(disk: Disk, number: int) -> None:

@@ -21,7 +21,7 @@ from sm.datapath.choose import Datapaths
 from sm.gc.state.status import State
 from sm.owner import Owner
 from tests.datapath.clients import content
-from tests.gc.running import GC, configure, status, wait_until
+from tests.gc.running import GC, status, wait_until
 from tests.soak.durable_writer import DurableWriter
 from tests.soak.rounds import SEED, rounds
 from tests.support import invariants
@@ -184,7 +184,7 @@ def test_killed_service_and_datapaths(tmp_path: Path) -> None:
     dice = random.Random(SEED)
     print(f"SM_SEED={SEED}")
     site = Site(tmp_path)
-    configure(site, gc_quiet_seconds=0)
+    site.configure(gc_quiet_seconds=0)
     sr = site.create_sr()
     guests = [Guest(site, sr, image_format, dice) for image_format in FORMATS]
     killed: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""A command of `sm` in a fork of the test: it starts at once, and may be prepared for mischief."""
+"""Work in a fork of the test: it starts at once, and may be prepared for mischief."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from sm.cli.main import main
 BROKEN = 70
 """Exit status of a child that ended with an exception which no user should ever see."""
 
+DEADLINE_SECONDS = 120
+"""When a child that hangs is ended."""
+
 Note = Callable[[str], None]
 """Tells the test something of the child, at once: even if the child is killed next."""
 
@@ -25,7 +28,7 @@ Prepare = Callable[[Note], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended; `document` is what it printed, None when it was killed.
+    """How a child ended; `document` is what it printed, None when it was killed.
 
     `notes` is what the child told meanwhile.
     """
@@ -52,34 +55,38 @@ class Outcome:
 
 def command(environment: dict[str, str], arguments: tuple[str, ...], prepare: Prepare) -> Outcome:
     """Run `sm --json` in a child, after `prepare` there."""
+
+    def work(note: Note) -> int:
+        prepare(note)
+        return main(("--json", *arguments))
+
+    return child(environment, work)
+
+
+def child(environment: dict[str, str], work: Callable[[Note], int]) -> Outcome:
+    """Run `work` in a child with these variables; what it returns is the exit status."""
     output, notes = os.pipe(), os.pipe()
-    child = os.fork()
-    if child == 0:
-        _run(environment, arguments, prepare, output[1], notes[1])
+    pid = os.fork()
+    if pid == 0:
+        _run(environment, work, output[1], notes[1])
     os.close(output[1])
     os.close(notes[1])
     with os.fdopen(output[0], "rb") as stream, os.fdopen(notes[0], "rb") as told:
         text = stream.read().decode()
         lines = told.read().decode().splitlines()
-    _, status = os.waitpid(child, 0)
+    _, status = os.waitpid(pid, 0)
     ended = os.waitstatus_to_exitcode(status)
     assert ended != BROKEN, f"{text}\n{lines}"
     return Outcome(ended, json.loads(text) if ended >= 0 and text else None, tuple(lines))
 
 
-def _run(
-    environment: dict[str, str],
-    arguments: tuple[str, ...],
-    prepare: Prepare,
-    output: int,
-    notes: int,
-) -> None:
+def _run(environment: dict[str, str], work: Callable[[Note], int], output: int, notes: int) -> None:
     status = BROKEN
     try:
         os.environ.update(environment)
-        prepare(lambda text: _tell(notes, text))
+        signal.alarm(DEADLINE_SECONDS)
         with redirect_stdout(io.StringIO()) as printed:
-            status = main(("--json", *arguments))
+            status = work(lambda text: _tell(notes, text))
         said = printed.getvalue()
     except BaseException:  # noqa: BLE001 - whatever it is, the test must hear of it
         status, said = BROKEN, traceback.format_exc()

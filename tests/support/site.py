@@ -24,6 +24,9 @@ from sm.repository import Repository
 
 MIB = 1 << 20
 
+PAUSE_SECONDS = 20
+"""For how long a leaf switch may hold users: a loaded machine must not change how a test ends."""
+
 
 class Refused(Exception):
     """The command line refused; `error` is what it said."""
@@ -34,12 +37,24 @@ class Refused(Exception):
 
 
 class Site:
-    """A root below `folder`, with the CLI in this process and everything else beside it."""
+    """A root below `folder`, with the CLI in this process and everything else beside it.
 
-    def __init__(self, folder: Path) -> None:
+    `options`: of its `sm.conf`, which stays as it is where it is there.
+    """
+
+    def __init__(self, folder: Path, **options: object) -> None:
         self.folder = folder
         self.root = folder / "root"
+        self._options: dict[str, object] = {"pause_seconds": PAUSE_SECONDS, **options}
         self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+        if not (self.root / "sm.conf").exists():
+            self.configure()
+
+    def configure(self, **options: object) -> None:
+        """Write its `sm.conf`, with these options besides those that it was made with."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lines = [f"{key} = {value}" for key, value in {**self._options, **options}.items()]
+        (self.root / "sm.conf").write_text("\n".join(["[sm]", *lines, ""]))
 
     @property
     def environment(self) -> dict[str, str]:

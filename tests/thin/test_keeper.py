@@ -46,7 +46,6 @@ def opened(site: Site, settings: Settings) -> tuple[QsdDatapath, Disk]:
 
 
 def test_whoever_is_killed_is_replaced_and_all_end_with_the_last_disk(site: Site) -> None:
-    site.root.mkdir()
     settings = load(site.root)
     datapath, disk = opened(site, settings)
     watching.require_watched(settings, disk)
@@ -66,7 +65,6 @@ def test_whoever_is_killed_is_replaced_and_all_end_with_the_last_disk(site: Site
 
 
 def test_without_such_a_disk_nothing_is_started(site: Site) -> None:
-    site.root.mkdir()
     settings = load(site.root)
     watching.ensure(settings)
     assert not watching.folder(settings).exists()
@@ -74,7 +72,6 @@ def test_without_such_a_disk_nothing_is_started(site: Site) -> None:
 
 
 def test_there_is_one_keeper(site: Site) -> None:
-    site.root.mkdir()
     settings = load(site.root)
     _, disk = opened(site, settings)
     watching.require_watched(settings, disk)

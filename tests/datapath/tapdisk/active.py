@@ -14,11 +14,11 @@ IMAGES_LEFT = 3
 
 def configure(site: Site, tapdisk: Tapdisk, *, into_parent: bool = True) -> None:
     """Have disks served by this tapdisk."""
-    site.root.mkdir(exist_ok=True)
-    (site.root / "sm.conf").write_text(
-        f"[sm]\ndatapath = tapdisk\ntapdisk = {tapdisk.binary}\n"
-        f"tapdisk_control = {tapdisk.control}\n"
-        f"tapdisk_merges_into_parent = {'yes' if into_parent else 'no'}\n"
+    site.configure(
+        datapath="tapdisk",
+        tapdisk=tapdisk.binary,
+        tapdisk_control=tapdisk.control,
+        tapdisk_merges_into_parent="yes" if into_parent else "no",
     )
 
 

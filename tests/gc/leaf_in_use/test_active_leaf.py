@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
 import time
 from typing import Any
 
@@ -17,13 +16,14 @@ from sm.gc.leaf_in_use.convergence import Speed
 from sm.journal import Entry
 from tests.datapath.clients import Writer, content
 from tests.datapath.qsd.test_qsd_file import needs_fuse
-from tests.gc.active import SIZE, ActiveScene
-from tests.gc.merges.test_online import CHILD, collect_here, kill, until_asked_to_yield
+from tests.gc import killed
+from tests.gc.active import SIZE, ActiveScene, SavedScene
+from tests.gc.merges.test_online import collect_here, kill, until_asked_to_yield
 from tests.soak.durable_writer import DurableWriter
 from tests.support.killing import killed_at
 from tests.support.site import MIB, NewSite, Site
 
-SLOW = 512 << 10
+SLOW = 52 << 10
 """Bytes per second, with which a leaf of a few MiB must get smaller before a pause."""
 
 SWITCH = ["pause", "unhide", "supersede", "resume"]
@@ -123,16 +123,14 @@ def test_marks_outlast_what_comes_after(cow_format: str, site: Site) -> None:
     scene.verify()
 
 
-@pytest.mark.parametrize("speed", ["", str(SLOW)])
-def test_the_collector_killed_at_every_step(speed: str, cow_format: str, new_site: NewSite) -> None:
+@pytest.mark.parametrize("speed", [0, SLOW])
+def test_the_collector_killed_at_every_step(speed: int, cow_format: str, new_site: NewSite) -> None:
     """The guest writes all the time; whoever comes next lets it go on if it is held."""
     if speed and cow_format == "qcow2":
         pytest.skip("a mirror has no rounds")
     make = large_scene if speed else leaf_scene
     scene = make(new_site("whole"), cow_format)
-    ended = scene.site.process(CHILD, scene.sr, "0", *speed.split(), timeout=60)
-    assert ended.returncode == 0, ended.stderr
-    steps = ended.stdout.splitlines()
+    steps = killed.steps_of(scene.site, scene.sr, speed)
     scene.verify_tidy(1)
     assert [
         step.removeprefix("leaf-switch: ") for step in steps if step in switch_steps()
@@ -142,12 +140,12 @@ def test_the_collector_killed_at_every_step(speed: str, cow_format: str, new_sit
     if speed:  # what comes before and after is as without it
         first = steps.index("snapshot: displace") + 1
         del steps[steps.index("active-leaf-coalesce: copy") :]
+    saved = SavedScene(make(new_site("killed"), cow_format))
     for number in range(first, len(steps) + 1):
-        scene = make(new_site(str(number)), cow_format)
+        scene = saved.again()
         with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
             writer.go_on(2)
-            ended = scene.site.process(CHILD, scene.sr, str(number), *speed.split(), timeout=60)
-            assert ended.returncode == -signal.SIGKILL, ended.stderr
+            killed.killed_at(scene.site, scene.sr, number, speed)
             if number % 3 == 1:
                 assert scene.site.activate(scene.disk) == scene.uri
             elif number % 3 == 2:
@@ -168,11 +166,12 @@ def switch_steps() -> set[str]:
     return {f"leaf-switch: {step}" for step in SWITCH}
 
 
-def test_the_collector_killed_at_its_requests(cow_format: str, new_site: NewSite) -> None:
+def test_the_collector_killed_at_its_requests(cow_format: str, site: Site) -> None:
     """At some of what it asks of the datapath; `test_qsd_leaf.py` has all of it for one format."""
     first, step = (1, 2) if cow_format == "vhd" else (3, 9)
+    saved = SavedScene(leaf_scene(site, cow_format))
     for number in itertools.count(first, step):
-        scene = leaf_scene(new_site(str(number)), cow_format)
+        scene = saved.again()
         with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
             command = ("gc", "run", "--sr", scene.sr)
             killed = killed_at(scene.site, "sendto,sendmsg", number, *command, threads=True)
@@ -195,8 +194,7 @@ def test_deactivation_after_the_collector_was_killed(
     scene = leaf_scene(site, cow_format)
     with DurableWriter(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
         writer.go_on(3)
-        ended = site.process(CHILD, scene.sr, f"leaf-switch: {step}", timeout=60)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        killed.killed_at(site, scene.sr, f"leaf-switch: {step}")
         site.deactivate(scene.disk)
         writer.cut_off()
     scene.uri = site.activate(scene.disk)
@@ -307,14 +305,14 @@ def test_a_leaf_that_is_written_too_fast_is_left(
 def test_a_pause_that_would_be_too_long_is_given_up(cow_format: str, site: Site) -> None:
     """Too little time even for the switch: users go on with the leaf that they had."""
     scene = leaf_scene(site, cow_format)
-    (site.root / "sm.conf").write_text("[sm]\npause_seconds = 0.0001\n")
+    site.configure(pause_seconds=0.0001)
     with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
         writer.go_on(5)
         report = scene.collect()
         assert [waiting["code"] for waiting in report["waiting"]] == ["busy-leaf"]  # type: ignore[attr-defined]
         writer.go_on(5)
         scene.verify_tidy(2)
-        (site.root / "sm.conf").unlink()
+        site.configure()
         assert len(leaf_steps(scene.collect())) == 1
     took_over(scene, writer)
     scene.verify_tidy(1)
@@ -360,9 +358,8 @@ def test_a_disk_whose_process_is_gone_is_merged_as_one_at_rest(cow_format: str, 
 @needs_fuse
 def test_a_disk_that_is_shown_as_a_file_keeps_its_leaf(site: Site) -> None:
     """It cannot be paused; what is below its leaf is merged."""
-    site.root.mkdir()
     scene = leaf_scene_at_rest(site)
-    (site.root / "sm.conf").write_text("[sm]\nexpose = fuse\n")
+    site.configure(expose="fuse")
     site.sm("vdi", "activate", scene.disk)
     report = scene.collect()
     assert [waiting["code"] for waiting in report["waiting"]] == ["active-leaf"]  # type: ignore[attr-defined]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from sm.cowutil.vhd.block_file import Access, open_file
 from tests.datapath.clients import qemu_io
+from tests.gc.killed import killed_at, steps_of
 from tests.support import guest
 from tests.support.guest import Model
+from tests.support.saved import Saved
 from tests.support.site import MIB, NewSite, Site
 
-CHILD = str(Path(__file__).parents[1] / "crash_child.py")
 SIZE = 8 * MIB
 
 
@@ -121,38 +120,28 @@ def pull_into_leaf_scene(site: Site, image_format: str) -> tuple[Scene, int]:
     return scene, 1
 
 
-def steps_of(site: Site, sr: str) -> list[str]:
-    """All steps of an undisturbed run."""
-    ended = site.process(CHILD, sr, "0", timeout=60)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout.splitlines()
-
-
 @pytest.mark.parametrize("build", [coalesce_scene, leaf_scene, pull_scene, pull_into_leaf_scene])
-def test_killed_at_every_step(build, cow_format: str, new_site: NewSite) -> None:
-    scene, images = build(new_site("whole"), cow_format)
-    steps = steps_of(scene.site, scene.sr)
+def test_killed_at_every_step(build, cow_format: str, site: Site) -> None:
+    scene, images = build(site, cow_format)
+    saved = Saved(site)
+    steps = steps_of(site, scene.sr)
     scene.verify_tidy(images)
     assert len(steps) >= 5
 
     for number in range(1, len(steps) + 1):
-        scene, images = build(new_site(str(number)), cow_format)
-        ended = scene.site.process(CHILD, scene.sr, str(number), timeout=60)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        saved.restore()
+        killed_at(site, scene.sr, number)
         scene.verify()
-        scene.site.sm("gc", "run", "--sr", scene.sr)
+        site.sm("gc", "run", "--sr", scene.sr)
         scene.verify_tidy(images)
 
 
 def test_recovery_waits_for_whoever_writes_to_an_image(new_site: NewSite) -> None:
     """Its entry stays and keeps others from the images; a later run settles it."""
-    scene, _ = leaf_scene(new_site("whole"), "vhd")
-    steps = steps_of(scene.site, scene.sr)
     # Before the switch is journaled, which undoes the copy, and after it, which goes on.
     for step in ("leaf-coalesce: switch", "leaf-coalesce: unhide"):
-        number = steps.index(step) + 1
-        scene, images = leaf_scene(new_site(str(number)), "vhd")
-        scene.site.process(CHILD, scene.sr, str(number), timeout=60)
+        scene, images = leaf_scene(new_site(step.rpartition(" ")[2]), "vhd")
+        killed_at(scene.site, scene.sr, step)
         (entry,) = scene.site.repository(scene.sr).journal.entries()
         target = scene.site.repository(scene.sr).store.path(entry.data["into"], "vhd")
         with closing(open_file(target, Access.WRITE)):
@@ -166,17 +155,18 @@ def test_recovery_waits_for_whoever_writes_to_an_image(new_site: NewSite) -> Non
         scene.verify_tidy(images)
 
 
-def test_the_next_use_of_a_disk_mends_it_first(cow_format: str, new_site: NewSite) -> None:
+def test_the_next_use_of_a_disk_mends_it_first(cow_format: str, site: Site) -> None:
     """No collector runs after the crash; the disk itself is wanted."""
-    scene, _ = leaf_scene(new_site("whole"), cow_format)
-    steps = steps_of(scene.site, scene.sr)
+    scene, images = leaf_scene(site, cow_format)
+    saved = Saved(site)
+    steps = steps_of(site, scene.sr)
     first = steps.index("leaf-coalesce: copy") + 1
+    scene.models[scene.disk].data[4 * MIB : 4 * MIB + 4096] = bytes([9]) * 4096
     for number in range(first, len(steps) + 1):
-        scene, images = leaf_scene(new_site(str(number)), cow_format)
-        scene.site.process(CHILD, scene.sr, str(number), timeout=60)
-        qemu_io(scene.site.activate(scene.disk), f"write -P 9 {4 * MIB} 4096")
-        scene.models[scene.disk].data[4 * MIB : 4 * MIB + 4096] = bytes([9]) * 4096
-        scene.site.deactivate(scene.disk)
+        saved.restore()
+        killed_at(site, scene.sr, number)
+        qemu_io(site.activate(scene.disk), f"write -P 9 {4 * MIB} 4096")
+        site.deactivate(scene.disk)
         scene.verify()
-        scene.site.sm("gc", "run", "--sr", scene.sr)
+        site.sm("gc", "run", "--sr", scene.sr)
         scene.verify_tidy(images)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +14,12 @@ import pytest
 from sm.gc.collector import Collector, Step
 from sm.owner import start_time
 from tests.datapath.clients import Writer, until
-from tests.gc.active import ActiveScene, coalesce_scene
+from tests.gc.active import ActiveScene, SavedScene, coalesce_scene
+from tests.gc.killed import killed_at, steps_of
 from tests.support.guest import Model
 from tests.support.site import MIB, NewSite, Site
 
 Hook = Callable[[], None]
-
-CHILD = str(Path(__file__).parents[1] / "crash_child.py")
 
 
 def test_a_deleted_snapshot_goes_while_the_guest_writes(cow_format: str, site: Site) -> None:
@@ -123,15 +121,13 @@ def read(uri: str, size: int) -> bytes:
 def test_killed_at_every_step(cow_format: str, new_site: NewSite) -> None:
     """The collector dies at each journaled step of a merge below a disk in use."""
     scene, images = coalesce_scene(new_site("whole"), cow_format)
-    ended = scene.site.process(CHILD, scene.sr, "0", timeout=60)
-    assert ended.returncode == 0, ended.stderr
-    steps = ended.stdout.splitlines()
+    steps = steps_of(scene.site, scene.sr)
     scene.verify_tidy(images)
     assert ("coalesce: commit" in steps) == (cow_format == "qcow2")
+    saved = SavedScene(coalesce_scene(new_site("killed"), cow_format)[0])
     for number in range(1, len(steps) + 1):
-        scene, images = coalesce_scene(new_site(str(number)), cow_format)
-        ended = scene.site.process(CHILD, scene.sr, str(number), timeout=60)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        scene = saved.again()
+        killed_at(scene.site, scene.sr, number)
         scene.verify_active()
         scene.write(6 * MIB, 4096, 7)
         scene.collect()

@@ -16,7 +16,8 @@ from sm.gc.state.ledger import Result
 from sm.gc.state.status import status_path
 from tests.datapath.clients import content, qemu_io
 from tests.gc.active import ActiveScene
-from tests.gc.merges.test_crash import CHILD, Scene, leaf_scene, steps_of
+from tests.gc.killed import killed_at
+from tests.gc.merges.test_crash import Scene, leaf_scene
 from tests.gc.running import (
     SLACK,
     STOP_SECONDS,
@@ -137,10 +138,8 @@ def slow_repairs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sigterm_while_it_mends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry stays at `copy`, and the next start mends the target."""
-    whole, _ = leaf_scene(Site(tmp_path / "whole"), "qcow2")
-    copied = steps_of(whole.site, whole.sr).index("leaf-coalesce: switch") + 1
     scene, images = leaf_scene(Site(tmp_path / "site"), "qcow2")
-    scene.site.process(CHILD, scene.sr, str(copied), timeout=60)
+    killed_at(scene.site, scene.sr, "leaf-coalesce: switch")
     repository = scene.site.repository(scene.sr)
     (entry,) = repository.journal.entries()
     target = repository.store.path(entry.data["into"], "qcow2")

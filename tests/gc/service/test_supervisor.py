@@ -25,7 +25,6 @@ from tests.gc.running import (
     SLACK,
     STOP_SECONDS,
     collector,
-    configure,
     copying,
     end,
     status,
@@ -97,7 +96,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager
 
 
 def test_workers_come_and_go_with_their_srs(manager: Manager, site: Site) -> None:
-    configure(site, gc_quiet_seconds=0)
+    site.configure(gc_quiet_seconds=0)
     first = site.create_sr("one")
     with collector(site) as process:
         assert "READY" in manager.hears(lambda said: said)
@@ -134,7 +133,7 @@ def test_one_supervisor_for_a_host(site: Site) -> None:
 
 def test_a_worker_that_crashes_is_started_again_later_each_time(site: Site) -> None:
     scene, (disk,) = several(site, "vhd", 1)
-    configure(site, gc_quiet_seconds=0)
+    site.configure(gc_quiet_seconds=0)
     starts = []
     with collector(site):
         for _ in range(2):
@@ -153,7 +152,7 @@ def test_a_worker_that_crashes_is_started_again_later_each_time(site: Site) -> N
 
 def test_a_worker_that_hangs_is_killed(manager: Manager, site: Site) -> None:
     """Stopped by a signal it says nothing; then systemd does not hear either that all is well."""
-    configure(site, gc_quiet_seconds=0, gc_hang_seconds=5)
+    site.configure(gc_quiet_seconds=0, gc_hang_seconds=5)
     sr = site.create_sr()
     with collector(site) as process:
         wait_until(lambda: worker(site, sr), "the worker")
@@ -202,7 +201,7 @@ def test_quiet_after_an_attach_but_not_when_asked(site: Site) -> None:
 def test_a_run_by_hand_and_a_supervisor_take_turns(site: Site) -> None:
     """While a command collects, the supervisor starts nothing; after it, it does."""
     scene, (disk,) = several(site, "vhd", 1)
-    configure(site, gc_quiet_seconds=0)
+    site.configure(gc_quiet_seconds=0)
     by_hand = site.start("gc", "run", "--sr", scene.sr)
     wait_until(lambda: copying(site, scene.sr), "a copy")
     with collector(site):

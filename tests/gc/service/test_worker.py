@@ -20,7 +20,8 @@ from sm.gc.state.status import Delayed, State
 from sm.kick import kick
 from tests.datapath.clients import content
 from tests.gc.active import ActiveScene
-from tests.gc.merges.test_crash import CHILD, Scene, leaf_scene, steps_of
+from tests.gc.killed import killed_at
+from tests.gc.merges.test_crash import Scene, leaf_scene
 from tests.gc.running import collector, copying, end, history, status, wait_until
 from tests.support.guest import Model
 from tests.support.site import MIB, Refused, Site
@@ -238,10 +239,8 @@ def test_a_pause_ends_by_itself_and_can_be_replaced(site: Site) -> None:
 
 
 def test_what_is_copied_is_finished_in_a_pause(tmp_path: Path) -> None:
-    whole, _ = leaf_scene(Site(tmp_path / "whole"), "vhd")
-    number = steps_of(whole.site, whole.sr).index("leaf-coalesce: supersede") + 1
     scene, images = leaf_scene(Site(tmp_path / "site"), "vhd")
-    scene.site.process(CHILD, scene.sr, str(number), timeout=60)
+    killed_at(scene.site, scene.sr, "leaf-coalesce: supersede")
     scene.site.sm("gc", "pause", "--sr", scene.sr)
     with collector(scene.site, "--sr", scene.sr):
         wait_until(lambda: not scene.site.repository(scene.sr).journal.entries(), "the end")
@@ -255,11 +254,9 @@ def test_what_is_copied_is_finished_in_a_pause(tmp_path: Path) -> None:
 
 def test_recovery_beside_a_copy_touches_only_what_was_left(tmp_path: Path) -> None:
     """One tree has an entry of a collector that was killed, another is being copied."""
-    whole, _ = leaf_scene(Site(tmp_path / "whole"), "vhd")
-    number = steps_of(whole.site, whole.sr).index("leaf-coalesce: switch") + 1
     scene, _ = leaf_scene(Site(tmp_path / "site"), "vhd")
     site, left = scene.site, scene.disk
-    site.process(CHILD, scene.sr, str(number), timeout=60)
+    killed_at(site, scene.sr, "leaf-coalesce: switch")
     disk = add_merge(scene, "vhd")
     rate(scene, "1")
     with collector(site, "--sr", scene.sr):
@@ -282,10 +279,8 @@ def test_what_cannot_be_settled_is_not_tried_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each attempt of whoever waits for the images is a process; they get rarer."""
-    whole, _ = leaf_scene(Site(tmp_path / "whole"), "vhd")
-    number = steps_of(whole.site, whole.sr).index("leaf-coalesce: switch") + 1
     scene, images = leaf_scene(Site(tmp_path / "site"), "vhd")
-    scene.site.process(CHILD, scene.sr, str(number), timeout=60)
+    killed_at(scene.site, scene.sr, "leaf-coalesce: switch")
     repository = scene.site.repository(scene.sr)
     (entry,) = repository.journal.entries()
     started: list[Sequence[str]] = []

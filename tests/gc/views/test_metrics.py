@@ -393,7 +393,7 @@ def test_a_scrape_writes_nothing_to_the_storage(site: Site) -> None:
 def test_the_service_gives_its_figures(site: Site, short_path: Path) -> None:
     """Where the settings name an address, for as long as it runs."""
     sr = site.create_sr()
-    (site.root / "sm.conf").write_text(f"[sm]\ngc_metrics_listen = unix:{short_path}\n")
+    site.configure(gc_metrics_listen=f"unix:{short_path}")
     with collector(site):
         wait_until(short_path.exists, "the socket")
         assert Scraped(_get(exporter.Address(short_path))).get("sm_sr_up", sr, name="store") == 1

@@ -44,7 +44,6 @@ class PoolHost(Host):
             **credentials,
             host_listen=listen,
             thin_spare_mib="16",
-            pause_seconds="20",
         )
 
     def start_dying(self, how: str) -> None:
