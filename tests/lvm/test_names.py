@@ -45,9 +45,7 @@ class Scene:
         self.snapshot = self.site.snapshot(self.disk)
 
     def _site(self, name: str) -> Site:
-        made = Site(self.folder / name)
-        made.folder.mkdir()
-        return made
+        return Site(self.folder / name)
 
     def move(self, name: str) -> None:
         """Give the SR to another, new pool."""

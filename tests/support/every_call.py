@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from tests.soak.rounds import SOAK
 from tests.support import guest, invariants
 from tests.support.failing import KILL, Call, calls_of, failing
 from tests.support.forked import Outcome, command
@@ -88,10 +89,10 @@ class Subject:
 
 
 def meet(subjects: Iterable[Subject], errors: Sequence[int], stride: int = 1) -> tuple[int, int]:
-    """Fail each call of each command once, and each place of calls with each of the errors.
+    """Fail each call of each command once, with the errors in turn, and no place of calls never.
 
-    With `stride`, of the calls only every so many, besides the places. Returns how many attempts
-    there were, and at how many places.
+    With `stride`, of the calls only every so many, besides the places. In a soak each place fails
+    with each of the errors. Returns how many attempts there were, and at how many places.
     """
     met: dict[str, set[int]] = defaultdict(set)
     first: dict[str, tuple[Subject, Call]] = {}
@@ -106,9 +107,9 @@ def meet(subjects: Iterable[Subject], errors: Sequence[int], stride: int = 1) ->
             attempts += 1
             if subject.cut_short(call, error):
                 met[call.place].add(error)
-    for place, (subject, call) in first.items():
-        for error in errors:
-            if error not in met[place]:
-                attempts += 1
-                assert subject.cut_short(call, error), f"{subject.name} never came to {call}"
+    for number, (place, (subject, call)) in enumerate(first.items()):
+        usual = [] if met[place] else [errors[number % len(errors)]]
+        for error in [each for each in errors if each not in met[place]] if SOAK else usual:
+            attempts += 1
+            assert subject.cut_short(call, error), f"{subject.name} never came to {call}"
     return attempts, len(first)
