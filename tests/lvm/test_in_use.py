@@ -1,7 +1,7 @@
 """Disks in use on LVM SRs: the tests of merges and of leaves in use, unchanged.
 
-Each of them runs with one format, here or in `test_in_use_vhd`, and with two of its parameters at
-most. A soak runs all with both formats; only there are those that take a minute in a guest.
+Each of them runs with one format, here or in `test_in_use_vhd`, and with the last of its
+parameters. A soak runs all with both formats; some run only there, see `LEFT_TO_A_SOAK`.
 """
 
 from __future__ import annotations

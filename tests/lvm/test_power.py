@@ -22,7 +22,7 @@ from tests.support.site import MIB
 from tests.volumes.contract import FORMATS, A, B, C, add, nothing
 
 SIZE = 16 * MIB
-MOST = 12 if SOAK else 6
+MOST = 12 if SOAK else 4
 """Losses of power in one test."""
 
 Mark = Callable[[str], None]

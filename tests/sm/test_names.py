@@ -51,7 +51,6 @@ def test_an_sr_that_is_given_no_name_has_the_one_it_had(site: Site, sr: str) -> 
     assert other.sm("sr", "show", sr)["name"] == "store"
     location = f"location={site.folder / 'store'}"
     third = Site(site.folder / "third")
-    third.folder.mkdir()
     third.sm("sr", "introduce", "--device-config", location, "--name", "new")
     assert third.sm("sr", "show", sr)["name"] == "new"
 
@@ -60,7 +59,6 @@ def elsewhere(site: Site, sr: str, name: str = "other") -> Site:
     """Another pool, which takes the SR over; this one is lost."""
     site.release()
     other = Site(site.folder / name)
-    other.folder.mkdir()
     location = site.folder / "store"
     other.sm("sr", "introduce", "--uuid", sr, "--device-config", f"location={location}")
     return other

@@ -14,16 +14,20 @@ from typing import Any
 
 Section = dict[str, Any]
 
+_PLAIN_COMMENT = re.compile(r'#[^"\n]*$', re.MULTILINE)
 _COMMENT = re.compile(r'("(?:[^"\\\n]|\\.)*")|#[^\n]*')
-_SECTION = re.compile(r"^[ \t]*([A-Za-z0-9_.+-]+)[ \t]*\{", re.MULTILINE)
-_ASSIGNMENT = re.compile(r"^[ \t]*([A-Za-z0-9_.+-]+)[ \t]*=", re.MULTILINE)
-_FIRST = re.compile(r"\{(\s*),")
+_NAME = re.compile(r"\n[ \t]*([A-Za-z0-9_.+-]+)[ \t]*(?:=|(\{))")
+_FIRST = re.compile(r"\{(\s*\n),")
 
 
 def parse(text: str) -> Section:
     """The sections and values of a text; ValueError for one that LVM does not write."""
-    plain = _COMMENT.sub(r"\1", text.rstrip("\0"))
-    marked = _ASSIGNMENT.sub(r',"\1":', _SECTION.sub(r',"\1":{', plain))
+    # Nearly all comments are seen to be some without a look at strings: no quote follows.
+    plain = _PLAIN_COMMENT.sub("", text.rstrip("\0"))
+    if "#" in plain:
+        plain = _COMMENT.sub(r"\1", plain)
+    # A comma before each name, and the end of a line, which no string has, before the comma.
+    marked = _NAME.sub(r'\n,"\1":\2', f"\n{plain}")
     try:
         found = json.loads(_FIRST.sub(r"{\1", f"{{{marked}}}"))
     except RecursionError as error:
