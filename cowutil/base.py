@@ -230,6 +230,10 @@ class ImageFormat(ABC):
     def empty_size(self, virtual_size: int) -> int:
         """How large a volume must be for an image of `virtual_size` that holds nothing."""
 
+    def sparse_size(self, virtual_size: int) -> int:
+        """What such an image takes of a file system, in bytes: all of it, but for holes."""
+        return self.empty_size(virtual_size)
+
     @abstractmethod
     def used_size(self, path: Path) -> int:
         """Up to where the file or volume is in use, in bytes: a volume may be cut there, see `fit`.

@@ -52,13 +52,6 @@ log = logging.getLogger(__name__)
 
 OPERATION = "snapshot"
 
-CHILD_BYTES = 1 << 20
-CHILD_SHARE = 1 << 18
-"""An empty child takes less than so many bytes, or than this part of its disk, on any file system.
-
-The table of a VHD takes four bytes for each 2 MiB, that of a QCOW2 eight for each 512 MiB.
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -73,8 +66,8 @@ class Copy:
 class Preview:
     """What a copy would cost now, in bytes, and how long the chain of the disk would then be.
 
-    The bytes are those of its new, empty images as their format lays them out, to within 64 KiB
-    each.
+    The bytes are those of its new images: empty ones as their format lays them out, to within
+    64 KiB each, and where volumes have a size, what they are given to be written to.
     """
 
     bytes_needed: int
@@ -106,7 +99,9 @@ def copy_vdi(repository: Repository, source_uuid: str, copy: Copy) -> str:
     if active:
         _require_quiet(repository, scan, source_uuid)
         users.served(repository, active)  # each answers, or nothing is begun
-    if parent is not None and _needs_no_base(repository, cow, node, parent, active):
+    alone = _needs_no_base(repository, cow, node, parent, active)
+    _require_space(repository, _cost(repository, cow, node, copy, alone=alone))
+    if parent is not None and alone:
         _add_child(repository, cow, parent, node, wanted)
     else:
         _fork(repository, cow, node, wanted)
@@ -114,7 +109,7 @@ def copy_vdi(repository: Repository, source_uuid: str, copy: Copy) -> str:
     return wanted.uuid
 
 
-def preview(repository: Repository, source_uuid: str) -> Preview:
+def preview(repository: Repository, source_uuid: str, copy: Copy) -> Preview:
     """What `copy_vdi` would do, and refused as that would be; changes nothing.
 
     Merges of the chain are passed over, because they give way to a copy.
@@ -125,14 +120,10 @@ def preview(repository: Repository, source_uuid: str) -> Preview:
     users.served(repository, active)
     parent = scan.forest.nodes.get(node.parent or "")
     alone = _needs_no_base(repository, cow, node, parent, active)
-    # numpy costs 100 ms to import, and other copies of an empty leaf need none of it.
-    from sm.cowutil.extents import Extents  # noqa: PLC0415
-
-    each = cow.measure(node.virtual_size, Extents.of(())).required
+    cost = _cost(repository, cow, node, copy, alone=alone)
+    _require_space(repository, cost)
     depth = scan.forest.depth(source_uuid)
-    if alone:
-        return Preview(each, depth, cow.max_chain_length)
-    return Preview(2 * each, depth + 1, cow.max_chain_length)
+    return Preview(cost, depth if alone else depth + 1, cow.max_chain_length)
 
 
 def _needs_no_base(
@@ -172,11 +163,27 @@ def _source(
         raise SnapshotChainTooLong(
             f"{uuid_} has a chain of {depth} images, the limit is {image_format.max_chain_length}"
         )
-    free = repository.store.space().free
-    need = 2 * max(CHILD_BYTES, node.virtual_size // CHILD_SHARE)
-    if free < need:
-        raise SrNoSpace(f"{free} bytes are free, {need} are needed")
     return node, image_format
+
+
+def _cost(
+    repository: Repository, cow: CowUtil, leaf: Node, copy: Copy | None, *, alone: bool
+) -> int:
+    """Bytes for the new images: a leaf, unless the copy is made `alone`, and the copy, if any."""
+    rooms = [] if alone else [_room(repository, leaf)]
+    if copy is not None:
+        written = not copy.is_a_snapshot
+        rooms.append(repository.room(leaf.format, leaf.virtual_size, written=written))
+    if repository.store.sized:
+        return sum(map(repository.store.cost, rooms))
+    return len(rooms) * cow.sparse_size(leaf.virtual_size)
+
+
+def _require_space(repository: Repository, needed: int) -> None:
+    """Raise `SrNoSpace` before anything is begun that could not be finished."""
+    free = repository.store.space().free
+    if free < needed:
+        raise SrNoSpace(f"{free} bytes are free, {needed} are needed")
 
 
 def _require_quiet(repository: Repository, scan: Scan, uuid_: str) -> None:
@@ -224,6 +231,7 @@ def displace(repository: Repository, leaf_uuid: str) -> str:
     scan = repository.scan()
     leaf, cow = _source(repository, scan, repository.vdi(leaf_uuid))
     _require_quiet(repository, scan, leaf_uuid)
+    _require_space(repository, _cost(repository, cow, leaf, None, alone=False))
     base = replace(leaf, uuid=str(uuid.uuid4()))
     entry = _open_entry(repository, leaf, base, None)
     try:

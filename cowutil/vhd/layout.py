@@ -72,6 +72,11 @@ def empty_size(virtual_size: int) -> int:
     return metadata_end(-(-virtual_size // BLOCK_SIZE)) + FOOTER_SIZE
 
 
+def sparse_size(virtual_size: int) -> int:
+    """What of that is no hole: all but the room for larger tables."""
+    return empty_size(virtual_size) - tables_size(MAX_ENTRIES)
+
+
 def batmap_checked_bytes(virtual_size: int) -> int:
     """How many bytes of the batmap its checksum covers.
 

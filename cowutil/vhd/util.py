@@ -117,6 +117,10 @@ class VhdUtil(CowUtil):
         """Tables with room for larger ones, and both footers."""
         return layout.empty_size(virtual_size)
 
+    def sparse_size(self, virtual_size: int) -> int:
+        """Tables and both footers."""
+        return layout.sparse_size(virtual_size)
+
     def used_size(self, path: Path) -> int:
         """The end of the last block or table, with the footer behind it."""
         from sm.cowutil.vhd.ends import used_size  # noqa: PLC0415 - as in `fit`

@@ -63,7 +63,7 @@ def _preview(admin: Admin, options: Namespace, command: str) -> None:
     with commands.refusing(command):
         repository = admin.repository(sr)
         repository.require_master()
-        would = copies.preview(repository, vdi.uuid)
+        would = copies.preview(repository, vdi.uuid, copies.Copy(command == "vdi_snapshot"))
     document = {
         "uuid": vdi.uuid,
         "bytes": would.bytes_needed,

@@ -224,6 +224,11 @@ class VolumeStore(ABC):
         """
         raise Unimplemented("the file system of this SR tells its device by itself; see fstrim(8)")
 
+    def cost(self, room: Room) -> int:
+        """Bytes of the free space that a new volume takes, where a volume has a size."""
+        del room
+        return 0
+
     @abstractmethod
     def space(self) -> Space:
         """Total, used and free bytes."""

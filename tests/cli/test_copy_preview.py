@@ -8,6 +8,8 @@ import pytest
 
 from sm import keys
 from sm.cowutil.base import CowUtil
+from sm.volumes.base import Space
+from sm.volumes.directory import DirectoryStore
 from tests.hosts.hosts import Host
 from tests.support import guest
 from tests.support.site import MIB, Refused, Site
@@ -89,7 +91,7 @@ def test_refused_alike(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert preview[0] == "SnapshotChainTooLong"
     monkeypatch.undo()
 
-    monkeypatch.setattr("sm.snapshot.CHILD_BYTES", 1 << 60)
+    monkeypatch.setattr(DirectoryStore, "space", lambda _: Space(MIB, MIB - 4096, 4096))
     preview, real = _refusals(site, disk)
     assert preview[0] == real[0] == "SRNoSpace"  # how much is free changes by itself
     monkeypatch.undo()

@@ -8,6 +8,7 @@ from tests.datapath.clients import content, qemu_io
 from tests.lvm.conftest import LAYOUTS, MIB, LvmSite
 from tests.soak.rounds import SOAK
 from tests.support import guest
+from tests.support.site import Refused
 
 
 @pytest.mark.parametrize(("allocation", "image_format"), LAYOUTS if SOAK else LAYOUTS[1:3])
@@ -53,6 +54,27 @@ def test_a_disk_is_made_larger(site: LvmSite, image_format: str) -> None:
     site.sm("vdi", "resize", disk, "--size", str(24 * MIB))
     assert guest.content(site.chain(sr, disk)) == b"\x07" * (8 * MIB) + bytes(16 * MIB)
     assert guest.check_clean(site.chain(sr, disk)) == []
+
+
+@pytest.mark.parametrize("allocation", ["thick"])
+def test_a_copy_for_which_there_is_no_room_is_not_begun(site: LvmSite, cow_format: str) -> None:
+    """The new leaf may be written to as a whole, which the group has no space for."""
+    sr = site.create_sr(size=256 * MIB)
+    disk = site.create_vdi(sr, cow_format, 140 * MIB)
+    store = site.repository(sr).store
+    before = store.change_mark(), store.space()
+    for command in ("snapshot", "clone"):
+        for more in (("--dry-run",), ()):
+            with pytest.raises(Refused) as refused:
+                site.sm("vdi", command, disk, *more)
+            assert refused.value.error["name"] == "SRNoSpace"
+    assert (store.change_mark(), store.space()) == before
+    site.delete(disk)
+    site.sm("gc", "run", "--sr", sr)
+    disk = site.create_vdi(sr, cow_format, 64 * MIB)
+    said = site.sm("vdi", "snapshot", disk, "--dry-run")["bytes"]
+    assert 64 * MIB < said <= store.space().free
+    site.snapshot(disk)
 
 
 def test_an_inner_image_is_merged_while_nobody_uses_its_disk(

@@ -126,6 +126,10 @@ class LvmStore(VolumeStore):
         written = counts[4], counts[6]  # requests and sectors; see Documentation/block/stat.rst
         return "-".join((volume.id, str(volume.size), *written))
 
+    def cost(self, room: Room) -> int:
+        """Whole extents, as many as the allocation of the SR asks for."""
+        return sizes.wanted(room, self._allocation, self._group.now().extent_size)
+
     def space(self) -> Space:
         """Whole extents of the devices."""
         group = self._group.now()
@@ -252,7 +256,7 @@ class LvmStore(VolumeStore):
         """A new volume with the content that `make` writes; gone unless it has another name."""
         group = self._group
         group.remove(image.text)
-        size = sizes.wanted(room, self._allocation, group.now().extent_size)
+        size = self.cost(room)
         try:
             group.create(image.text, size)
             make(group.path(image.text))
@@ -291,14 +295,14 @@ class LvmStore(VolumeStore):
         if not in_use:
             self._fitting.finish([name])
         self._allow_writing(name)
-        size = sizes.wanted(room, self._allocation, self._group.now().extent_size)
+        size = self.cost(room)
         if size > self._group.volume(name).size:
             self._fitting.extend(name, image_format, size, in_use=in_use)
 
     def give_back_room(self, uuid: str, image_format: str, room: Room) -> None:
         """Cut the volume to the size that it needs by the SR's way of allocation."""
         name = self._writable(uuid, image_format)
-        size = sizes.wanted(room, self._allocation, self._group.now().extent_size)
+        size = self.cost(room)
         if size < self._group.volume(name).size:
             self._formats.get(image_format).fit(self._group.path(name), size)
             self._group.reduce(name, size)
