@@ -28,14 +28,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sm import activation, catalogue, claims, keys, users
+from sm import activation, catalogue, claims, keys, snapshot_space, users
 from sm.cowutil.base import CowUtil, ImageRef
 from sm.errors import (
     Busy,
     RecordMissing,
     SmError,
     SnapshotChainTooLong,
-    SrNoSpace,
     Unimplemented,
     VdiUnavailable,
 )
@@ -46,7 +45,6 @@ from sm.records import BASE_COPY_NAME, sm_config_of
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.tree import Node
-from sm.volumes.base import Room
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +98,7 @@ def copy_vdi(repository: Repository, source_uuid: str, copy: Copy) -> str:
         _require_quiet(repository, scan, source_uuid)
         users.served(repository, active)  # each answers, or nothing is begun
     alone = _needs_no_base(repository, cow, node, parent, active)
-    _require_space(repository, _cost(repository, cow, node, copy, alone=alone))
+    snapshot_space.require(repository, _cost(repository, cow, node, copy, alone=alone))
     if parent is not None and alone:
         _add_child(repository, cow, parent, node, wanted)
     else:
@@ -121,9 +119,15 @@ def preview(repository: Repository, source_uuid: str, copy: Copy) -> Preview:
     parent = scan.forest.nodes.get(node.parent or "")
     alone = _needs_no_base(repository, cow, node, parent, active)
     cost = _cost(repository, cow, node, copy, alone=alone)
-    _require_space(repository, cost)
+    snapshot_space.require(repository, cost)
     depth = scan.forest.depth(source_uuid)
     return Preview(cost, depth if alone else depth + 1, cow.max_chain_length)
+
+
+def _cost(repository: Repository, cow: CowUtil, leaf: Node, copy: Copy, *, alone: bool) -> int:
+    """Bytes for the new images; a copy that is made `alone` needs no new leaf."""
+    written = not copy.is_a_snapshot
+    return snapshot_space.cost(repository, cow, leaf, new_leaf=not alone, written=written)
 
 
 def _needs_no_base(
@@ -164,26 +168,6 @@ def _source(
             f"{uuid_} has a chain of {depth} images, the limit is {image_format.max_chain_length}"
         )
     return node, image_format
-
-
-def _cost(
-    repository: Repository, cow: CowUtil, leaf: Node, copy: Copy | None, *, alone: bool
-) -> int:
-    """Bytes for the new images: a leaf, unless the copy is made `alone`, and the copy, if any."""
-    rooms = [] if alone else [_room(repository, leaf)]
-    if copy is not None:
-        written = not copy.is_a_snapshot
-        rooms.append(repository.room(leaf.format, leaf.virtual_size, written=written))
-    if repository.store.sized:
-        return sum(map(repository.store.cost, rooms))
-    return len(rooms) * cow.sparse_size(leaf.virtual_size)
-
-
-def _require_space(repository: Repository, needed: int) -> None:
-    """Raise `SrNoSpace` before anything is begun that could not be finished."""
-    free = repository.store.space().free
-    if free < needed:
-        raise SrNoSpace(f"{free} bytes are free, {needed} are needed")
 
 
 def _require_quiet(repository: Repository, scan: Scan, uuid_: str) -> None:
@@ -231,7 +215,8 @@ def displace(repository: Repository, leaf_uuid: str) -> str:
     scan = repository.scan()
     leaf, cow = _source(repository, scan, repository.vdi(leaf_uuid))
     _require_quiet(repository, scan, leaf_uuid)
-    _require_space(repository, _cost(repository, cow, leaf, None, alone=False))
+    needed = snapshot_space.cost(repository, cow, leaf, new_leaf=True, written=None)
+    snapshot_space.require(repository, needed)
     base = replace(leaf, uuid=str(uuid.uuid4()))
     entry = _open_entry(repository, leaf, base, None)
     try:
@@ -266,23 +251,9 @@ def _displace(repository: Repository, cow: CowUtil, leaf: Node, base: Node) -> b
         leaf.format,
         base.uuid,
         lambda path: cow.snapshot(path, below, leaf.virtual_size),
-        _room(repository, leaf),
+        snapshot_space.leaf_room(repository, leaf),
     )
     return _follow(repository, leaf.uuid)
-
-
-def _room(repository: Repository, leaf: Node) -> Room:
-    """What the new leaf needs: room to be written to at once, if somebody serves it.
-
-    All that it may ever need, if nobody will ask for more.
-    """
-    room = repository.room(leaf.format, leaf.virtual_size, written=True)
-    active = users.of_disks(repository, {leaf.uuid})
-    if not active:
-        return room
-    if repository.store.grows and not users.grow(repository, active):
-        return replace(room, now=room.full)
-    return replace(room, now=room.now + repository.settings.thin_spare_bytes)
 
 
 def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi) -> None:

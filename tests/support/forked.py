@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -66,9 +67,12 @@ def command(environment: dict[str, str], arguments: tuple[str, ...], prepare: Pr
 def child(environment: dict[str, str], work: Callable[[Note], int]) -> Outcome:
     """Run `work` in a child with these variables; what it returns is the exit status."""
     output, notes = os.pipe(), os.pipe()
+    # What the collector of garbage looks at is copied; the child has little of its own.
+    gc.freeze()
     pid = os.fork()
     if pid == 0:
         _run(environment, work, output[1], notes[1])
+    gc.unfreeze()
     os.close(output[1])
     os.close(notes[1])
     with os.fdopen(output[0], "rb") as stream, os.fdopen(notes[0], "rb") as told:

@@ -26,6 +26,8 @@ from tests.cowutil.vhd.vhd_support import (
     util,
 )
 
+pytestmark = pytest.mark.usefixtures("memory_given_back")
+
 SIZE = 12 * MIB
 NOW = 2_000_000_000.0
 

@@ -1,0 +1,48 @@
+"""What the new images of a copy take of the storage, told before anything is begun."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sm import users
+from sm.cowutil.base import CowUtil
+from sm.errors import SrNoSpace
+from sm.repository import Repository
+from sm.tree import Node
+from sm.volumes.base import Room
+
+
+def leaf_room(repository: Repository, leaf: Node) -> Room:
+    """What a new, empty leaf in the place of `leaf` needs: room to be written to at once.
+
+    All that it may ever need, if nobody who serves it will ask for more.
+    """
+    room = repository.room(leaf.format, leaf.virtual_size, written=True)
+    active = users.of_disks(repository, {leaf.uuid})
+    if not active:
+        return room
+    if repository.store.grows and not users.grow(repository, active):
+        return replace(room, now=room.full)
+    return replace(room, now=room.now + repository.settings.thin_spare_bytes)
+
+
+def cost(
+    repository: Repository, cow: CowUtil, leaf: Node, *, new_leaf: bool, written: bool | None
+) -> int:
+    """Bytes of the free space for a new leaf, if there is one, and for the copy.
+
+    `written`: whether somebody will write to the copy; None where there is no copy.
+    """
+    rooms = [leaf_room(repository, leaf)] if new_leaf else []
+    if written is not None:
+        rooms.append(repository.room(leaf.format, leaf.virtual_size, written=written))
+    if repository.store.sized:
+        return sum(map(repository.store.cost, rooms))
+    return len(rooms) * cow.sparse_size(leaf.virtual_size)
+
+
+def require(repository: Repository, needed: int) -> None:
+    """Raise `SrNoSpace` where that many bytes are not free."""
+    free = repository.store.space().free
+    if free < needed:
+        raise SrNoSpace(f"{free} bytes are free, {needed} are needed")
