@@ -45,10 +45,15 @@ from sm.records import BASE_COPY_NAME, sm_config_of
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.tree import Node
+from sm.volumes.base import Room
 
 log = logging.getLogger(__name__)
 
 OPERATION = "snapshot"
+
+
+class Claimed(Busy):
+    """A merge has claimed the images since merges were asked to give way; they can be again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +91,23 @@ def make_way(repository: Repository, source_uuid: str) -> None:
 def copy_vdi(repository: Repository, source_uuid: str, copy: Copy) -> str:
     """Make a VDI with the content that `source_uuid` has now; returns its UUID.
 
-    The locks of the SR and of the disk are held. Raises `Busy` while its chain is being merged.
+    The locks of the SR and of the disk are held. Raises `Claimed` while its chain is being merged.
     """
     scan = repository.scan()
     record = repository.vdi(source_uuid)
-    node, cow = _source(repository, scan, record)
-    wanted = _record(record, node, copy)
-    parent = scan.forest.nodes.get(node.parent or "")
     active = users.of_disks(repository, {source_uuid})
-    if active:
-        _require_quiet(repository, scan, source_uuid)
-        users.served(repository, active)  # each answers, or nothing is begun
-    alone = _needs_no_base(repository, cow, node, parent, active)
-    snapshot_space.require(repository, _cost(repository, cow, node, copy, alone=alone))
-    if parent is not None and alone:
-        _add_child(repository, cow, parent, node, wanted)
+    node, cow = _source(repository, scan, record)
+    _require_unclaimed(repository, scan, source_uuid, active)
+    repository.require_free(source_uuid)
+    wanted = _record(record, node, copy)
+    users.served(repository, active)  # each answers, or nothing is begun
+    base = _shared_base(repository, scan, cow, node, active)
+    room = snapshot_space.leaf_room(repository, node, active)
+    snapshot_space.require(repository, _cost(repository, cow, node, copy, None if base else room))
+    if base is None:
+        _fork(repository, cow, node, wanted, room)
     else:
-        _fork(repository, cow, node, wanted)
+        _add_child(repository, cow, base, node, wanted)
     catalogue.remember(repository)
     return wanted.uuid
 
@@ -113,43 +118,39 @@ def preview(repository: Repository, source_uuid: str, copy: Copy) -> Preview:
     Merges of the chain are passed over, because they give way to a copy.
     """
     scan, record = repository.look("preview"), repository.vdi(source_uuid)
-    node, cow = _source(repository, scan, record, unfinished=True)
+    node, cow = _source(repository, scan, record)
     active = users.of_disks(repository, {source_uuid})
     users.served(repository, active)
-    parent = scan.forest.nodes.get(node.parent or "")
-    alone = _needs_no_base(repository, cow, node, parent, active)
-    cost = _cost(repository, cow, node, copy, alone=alone)
+    base = _shared_base(repository, scan, cow, node, active)
+    room = None if base else snapshot_space.leaf_room(repository, node, active)
+    cost = _cost(repository, cow, node, copy, room)
     snapshot_space.require(repository, cost)
     depth = scan.forest.depth(source_uuid)
-    return Preview(cost, depth if alone else depth + 1, cow.max_chain_length)
+    return Preview(cost, depth if base else depth + 1, cow.max_chain_length)
 
 
-def _cost(repository: Repository, cow: CowUtil, leaf: Node, copy: Copy, *, alone: bool) -> int:
-    """Bytes for the new images; a copy that is made `alone` needs no new leaf."""
+def _cost(
+    repository: Repository, cow: CowUtil, leaf: Node, copy: Copy, new_leaf: Room | None
+) -> int:
     written = not copy.is_a_snapshot
-    return snapshot_space.cost(repository, cow, leaf, new_leaf=not alone, written=written)
+    return snapshot_space.cost(repository, cow, leaf, new_leaf, written=written)
 
 
-def _needs_no_base(
-    repository: Repository,
-    cow: CowUtil,
-    node: Node,
-    parent: Node | None,
-    active: Sequence[users.User],
-) -> bool:
-    """Whether the copy can be one more child of the parent, because the source holds nothing.
+def _shared_base(
+    repository: Repository, scan: Scan, cow: CowUtil, node: Node, active: Sequence[users.User]
+) -> Node | None:
+    """The parent, if the copy can be one more child of it, because the source holds nothing.
 
     Of an open leaf the tables on the storage may lag behind what its guest has written.
     """
-    if parent is None or active:
-        return False
-    return cow.allocated_size(repository.image(node).path) == 0
+    parent = scan.forest.nodes.get(node.parent or "")
+    if parent is None or active or cow.allocated_size(repository.image(node).path):
+        return None
+    return parent
 
 
-def _source(
-    repository: Repository, scan: Scan, record: VdiRecord, *, unfinished: bool = False
-) -> tuple[Node, CowUtil]:
-    """The image to copy; `unfinished` passes over work that is about it."""
+def _source(repository: Repository, scan: Scan, record: VdiRecord) -> tuple[Node, CowUtil]:
+    """The image to copy, which is sound, and of a format and in a chain that allow one more."""
     uuid_ = record.uuid
     if uuid_ not in scan.forest:
         raise VdiUnavailable(f"{uuid_}: its image is missing")
@@ -157,8 +158,6 @@ def _source(
     damage = scan.forest.chain_defect(uuid_)
     if node.hidden or damage:
         raise VdiUnavailable(f"{uuid_}: {damage[1] if damage else 'it is hidden'}")
-    if not unfinished:
-        repository.require_free(uuid_)
     image_format = repository.formats.get(node.format)
     if not isinstance(image_format, CowUtil):
         raise Unimplemented(f"a {node.format} disk has no snapshots; use a copy-on-write format")
@@ -170,11 +169,16 @@ def _source(
     return node, image_format
 
 
-def _require_quiet(repository: Repository, scan: Scan, uuid_: str) -> None:
-    chain = {node.uuid for node in scan.forest.chain(uuid_)}
+def _require_unclaimed(
+    repository: Repository, scan: Scan, uuid_: str, active: Sequence[users.User]
+) -> None:
+    """Raise `Claimed` while a merge has the leaf, or any image of the chain that is served."""
+    wanted = {uuid_}
+    if active:
+        wanted = {node.uuid for node in scan.forest.chain(uuid_)}
     for claim in claims.standing(repository):
-        if claim.key.startswith(keys.CLAIM_PREFIX) and claim.images & chain:
-            raise Busy(f"VDI {uuid_}: {claim.owner} is at work on its chain")
+        if claim.key.startswith(keys.CLAIM_PREFIX) and claim.images & wanted:
+            raise Claimed(f"VDI {uuid_}: {claim.owner} is at work on its chain")
 
 
 def _record(source: VdiRecord, node: Node, copy: Copy) -> NewVdi:
@@ -210,17 +214,20 @@ def _add_child(
 def displace(repository: Repository, leaf_uuid: str) -> str:
     """Put a new, empty leaf over the image of a disk in use; returns the UUID that the image has.
 
-    The locks of the SR and of the disk are held. Raises `Busy` while its chain is being merged.
+    The locks of the SR and of the disk are held. Raises `Claimed` while its chain is being merged.
     """
     scan = repository.scan()
     leaf, cow = _source(repository, scan, repository.vdi(leaf_uuid))
-    _require_quiet(repository, scan, leaf_uuid)
-    needed = snapshot_space.cost(repository, cow, leaf, new_leaf=True, written=None)
+    active = users.of_disks(repository, {leaf_uuid})
+    _require_unclaimed(repository, scan, leaf_uuid, active)
+    repository.require_free(leaf_uuid)
+    room = snapshot_space.leaf_room(repository, leaf, active)
+    needed = snapshot_space.cost(repository, cow, leaf, room, written=None)
     snapshot_space.require(repository, needed)
     base = replace(leaf, uuid=str(uuid.uuid4()))
     entry = _open_entry(repository, leaf, base, None)
     try:
-        served = _displace(repository, cow, leaf, base)
+        served = _displace(repository, cow, leaf, base, room)
         entry = repository.journal.advance(entry, "hide")
     except BaseException:
         _finish(repository, entry)
@@ -242,7 +249,7 @@ def _open_entry(repository: Repository, leaf: Node, base: Node, copy: str | None
     )
 
 
-def _displace(repository: Repository, cow: CowUtil, leaf: Node, base: Node) -> bool:
+def _displace(repository: Repository, cow: CowUtil, leaf: Node, base: Node, room: Room) -> bool:
     """Give the leaf's image to `base`, under a new leaf; whether that is served by anybody."""
     # The base gets its name in the middle of this.
     below = ImageRef(repository.store.path(base.uuid, base.format), base.format)
@@ -251,16 +258,16 @@ def _displace(repository: Repository, cow: CowUtil, leaf: Node, base: Node) -> b
         leaf.format,
         base.uuid,
         lambda path: cow.snapshot(path, below, leaf.virtual_size),
-        snapshot_space.leaf_room(repository, leaf),
+        room,
     )
     return _follow(repository, leaf.uuid)
 
 
-def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi) -> None:
+def _fork(repository: Repository, cow: CowUtil, leaf: Node, wanted: NewVdi, room: Room) -> None:
     base = replace(leaf, uuid=str(uuid.uuid4()))
     entry = _open_entry(repository, leaf, base, wanted.uuid)
     try:
-        served = _displace(repository, cow, leaf, base)
+        served = _displace(repository, cow, leaf, base, room)
         entry = repository.journal.advance(entry, "copy")
         _add_child(repository, cow, base, leaf, wanted)
         entry = repository.journal.advance(entry, "hide")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sm import users
@@ -9,16 +10,16 @@ from sm.cowutil.base import CowUtil
 from sm.errors import SrNoSpace
 from sm.repository import Repository
 from sm.tree import Node
+from sm.users import User
 from sm.volumes.base import Room
 
 
-def leaf_room(repository: Repository, leaf: Node) -> Room:
+def leaf_room(repository: Repository, leaf: Node, active: Sequence[User]) -> Room:
     """What a new, empty leaf in the place of `leaf` needs: room to be written to at once.
 
-    All that it may ever need, if nobody who serves it will ask for more.
+    All that it may ever need, if its users, `active`, include one who will not ask for more.
     """
     room = repository.room(leaf.format, leaf.virtual_size, written=True)
-    active = users.of_disks(repository, {leaf.uuid})
     if not active:
         return room
     if repository.store.grows and not users.grow(repository, active):
@@ -27,13 +28,13 @@ def leaf_room(repository: Repository, leaf: Node) -> Room:
 
 
 def cost(
-    repository: Repository, cow: CowUtil, leaf: Node, *, new_leaf: bool, written: bool | None
+    repository: Repository, cow: CowUtil, leaf: Node, new_leaf: Room | None, *, written: bool | None
 ) -> int:
     """Bytes of the free space for a new leaf, if there is one, and for the copy.
 
     `written`: whether somebody will write to the copy; None where there is no copy.
     """
-    rooms = [leaf_room(repository, leaf)] if new_leaf else []
+    rooms = [] if new_leaf is None else [new_leaf]
     if written is not None:
         rooms.append(repository.room(leaf.format, leaf.virtual_size, written=written))
     if repository.store.sized:

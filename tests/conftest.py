@@ -14,8 +14,8 @@ from tests.support.site import NewSite, Site
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are CPUs: tests wait for disks and for timers, too."""
-    return (os.cpu_count() or 1) + 1
+    """Two workers for each CPU: tests wait for disks and for timers, too."""
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(autouse=True)

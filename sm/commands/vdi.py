@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -68,11 +69,18 @@ def _copy(call: Call, *, is_a_snapshot: bool) -> Value:
     call.require_master()
     if call.request.driver_params.get("mirror"):
         raise Unimplemented("a snapshot with a mirror is not supported")
-    time = datetime.now(UTC).strftime("%Y%m%dT%H:%M:%SZ")
-    snapshot.make_way(call.repository(), call.vdi_uuid)
-    with call.changing() as repository:
-        copied = snapshot.copy_vdi(repository, call.vdi_uuid, Copy(is_a_snapshot, time))
-    return _vdi_info(copied)
+    now = datetime.now(UTC).strftime("%Y%m%dT%H:%M:%SZ")
+    copy = Copy(is_a_snapshot, now)
+    deadline = time.monotonic() + activation.CLAIM_WAIT_SECONDS
+    while True:
+        snapshot.make_way(call.repository(), call.vdi_uuid)
+        try:
+            with call.changing() as repository:
+                return _vdi_info(snapshot.copy_vdi(repository, call.vdi_uuid, copy))
+        except snapshot.Claimed:
+            # What gave way is planned anew at once, and may come before us.
+            if time.monotonic() > deadline:
+                raise
 
 
 def _vdi_resize(call: Call) -> Value:

@@ -30,14 +30,15 @@ ONE = "--one-guest="
 """Among our own arguments: all that is named runs in a single guest, on the CPU of that number."""
 
 SECONDS = {
-    "test_in_use": 240,
-    "test_in_use_vhd": 240,
-    "test_killed_commands": 220,
-    "test_power": 110,
-    "test_thin": 100,
-    "test_lvm_sr": 95,
-    "test_killed_changes": 90,
+    "test_killed_commands": 150,
+    "test_in_use_vhd": 150,
+    "test_in_use": 140,
+    "test_thin": 120,
+    "test_lvm_sr": 110,
+    "test_killed_changes": 95,
+    "test_power": 90,
     "test_device_contract": 75,
+    "test_lvm_store": 40,
 }
 SECONDS_OF_OTHERS = 25
 """What files take in a guest, roughly: only who gets which of them depends on it."""
