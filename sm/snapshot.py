@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sm import activation, catalogue, claims, keys, snapshot_space, users
@@ -97,17 +97,17 @@ def copy_vdi(repository: Repository, source_uuid: str, copy: Copy) -> str:
     record = repository.vdi(source_uuid)
     active = users.of_disks(repository, {source_uuid})
     node, cow = _source(repository, scan, record)
-    _require_unclaimed(repository, scan, source_uuid, active)
+    _require_unclaimed(
+        repository, source_uuid, scan.forest.chain(source_uuid) if active else [node]
+    )
     repository.require_free(source_uuid)
     wanted = _record(record, node, copy)
     users.served(repository, active)  # each answers, or nothing is begun
-    base = _shared_base(repository, scan, cow, node, active)
-    room = snapshot_space.leaf_room(repository, node, active)
-    snapshot_space.require(repository, _cost(repository, cow, node, copy, None if base else room))
-    if base is None:
-        _fork(repository, cow, node, wanted, room)
+    plan = _plan(repository, scan, cow, node, copy, active)
+    if plan.base is None:
+        _fork(repository, cow, node, wanted, plan.room)
     else:
-        _add_child(repository, cow, base, node, wanted)
+        _add_child(repository, cow, plan.base, node, wanted)
     catalogue.remember(repository)
     return wanted.uuid
 
@@ -121,19 +121,38 @@ def preview(repository: Repository, source_uuid: str, copy: Copy) -> Preview:
     node, cow = _source(repository, scan, record)
     active = users.of_disks(repository, {source_uuid})
     users.served(repository, active)
+    plan = _plan(repository, scan, cow, node, copy, active)
+    depth = scan.forest.depth(source_uuid) + (plan.base is None)
+    return Preview(plan.cost, depth, cow.max_chain_length)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the copy is added to: `base`, or where that is None the source's image, displaced.
+
+    `room`: what the source's new leaf is given then; `cost`: bytes of all new images.
+    """
+
+    base: Node | None
+    room: Room
+    cost: int
+
+
+def _plan(
+    repository: Repository,
+    scan: Scan,
+    cow: CowUtil,
+    node: Node,
+    copy: Copy,
+    active: Sequence[users.User],
+) -> _Plan:
+    """How to copy an image; raises `SrNoSpace` where it cannot be finished."""
     base = _shared_base(repository, scan, cow, node, active)
-    room = None if base else snapshot_space.leaf_room(repository, node, active)
-    cost = _cost(repository, cow, node, copy, room)
-    snapshot_space.require(repository, cost)
-    depth = scan.forest.depth(source_uuid)
-    return Preview(cost, depth if base else depth + 1, cow.max_chain_length)
-
-
-def _cost(
-    repository: Repository, cow: CowUtil, leaf: Node, copy: Copy, new_leaf: Room | None
-) -> int:
-    written = not copy.is_a_snapshot
-    return snapshot_space.cost(repository, cow, leaf, new_leaf, written=written)
+    room = snapshot_space.leaf_room(repository, node, active)
+    rooms = [repository.room(node.format, node.virtual_size, written=not copy.is_a_snapshot)]
+    if base is None:
+        rooms.append(room)
+    return _Plan(base, room, snapshot_space.require(repository, cow, node.virtual_size, rooms))
 
 
 def _shared_base(
@@ -169,13 +188,9 @@ def _source(repository: Repository, scan: Scan, record: VdiRecord) -> tuple[Node
     return node, image_format
 
 
-def _require_unclaimed(
-    repository: Repository, scan: Scan, uuid_: str, active: Sequence[users.User]
-) -> None:
-    """Raise `Claimed` while a merge has the leaf, or any image of the chain that is served."""
-    wanted = {uuid_}
-    if active:
-        wanted = {node.uuid for node in scan.forest.chain(uuid_)}
+def _require_unclaimed(repository: Repository, uuid_: str, nodes: Iterable[Node]) -> None:
+    """Raise `Claimed` while a merge has one of a disk's images."""
+    wanted = {node.uuid for node in nodes}
     for claim in claims.standing(repository):
         if claim.key.startswith(keys.CLAIM_PREFIX) and claim.images & wanted:
             raise Claimed(f"VDI {uuid_}: {claim.owner} is at work on its chain")
@@ -218,12 +233,10 @@ def displace(repository: Repository, leaf_uuid: str) -> str:
     """
     scan = repository.scan()
     leaf, cow = _source(repository, scan, repository.vdi(leaf_uuid))
-    active = users.of_disks(repository, {leaf_uuid})
-    _require_unclaimed(repository, scan, leaf_uuid, active)
+    _require_unclaimed(repository, leaf_uuid, scan.forest.chain(leaf_uuid))
     repository.require_free(leaf_uuid)
-    room = snapshot_space.leaf_room(repository, leaf, active)
-    needed = snapshot_space.cost(repository, cow, leaf, room, written=None)
-    snapshot_space.require(repository, needed)
+    room = snapshot_space.leaf_room(repository, leaf, users.of_disks(repository, {leaf_uuid}))
+    snapshot_space.require(repository, cow, leaf.virtual_size, [room])
     base = replace(leaf, uuid=str(uuid.uuid4()))
     entry = _open_entry(repository, leaf, base, None)
     try:

@@ -27,23 +27,14 @@ def leaf_room(repository: Repository, leaf: Node, active: Sequence[User]) -> Roo
     return replace(room, now=room.now + repository.settings.thin_spare_bytes)
 
 
-def cost(
-    repository: Repository, cow: CowUtil, leaf: Node, new_leaf: Room | None, *, written: bool | None
-) -> int:
-    """Bytes of the free space for a new leaf, if there is one, and for the copy.
+def require(repository: Repository, cow: CowUtil, virtual_size: int, rooms: Sequence[Room]) -> int:
+    """What new, empty images with these rooms take, in bytes.
 
-    `written`: whether somebody will write to the copy; None where there is no copy.
+    Raises `SrNoSpace` where so many are not free.
     """
-    rooms = [] if new_leaf is None else [new_leaf]
-    if written is not None:
-        rooms.append(repository.room(leaf.format, leaf.virtual_size, written=written))
-    if repository.store.sized:
-        return sum(map(repository.store.cost, rooms))
-    return len(rooms) * cow.sparse_size(leaf.virtual_size)
-
-
-def require(repository: Repository, needed: int) -> None:
-    """Raise `SrNoSpace` where that many bytes are not free."""
+    data = cow.sparse_size(virtual_size)
+    needed = sum(repository.store.cost(room, data) for room in rooms)
     free = repository.store.space().free
     if free < needed:
         raise SrNoSpace(f"{free} bytes are free, {needed} are needed")
+    return needed

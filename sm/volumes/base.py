@@ -224,10 +224,10 @@ class VolumeStore(ABC):
         """
         raise Unimplemented("the file system of this SR tells its device by itself; see fstrim(8)")
 
-    def cost(self, room: Room) -> int:
-        """Bytes of the free space that a new volume takes, where a volume has a size."""
+    def cost(self, room: Room, data: int) -> int:
+        """Bytes of the free space that a new volume takes; `data`: what in it is no hole."""
         del room
-        return 0
+        return data
 
     @abstractmethod
     def space(self) -> Space:

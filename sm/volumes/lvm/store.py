@@ -126,9 +126,10 @@ class LvmStore(VolumeStore):
         written = counts[4], counts[6]  # requests and sectors; see Documentation/block/stat.rst
         return "-".join((volume.id, str(volume.size), *written))
 
-    def cost(self, room: Room) -> int:
-        """Whole extents, as many as the allocation of the SR asks for."""
-        return sizes.wanted(room, self._allocation, self._group.now().extent_size)
+    def cost(self, room: Room, data: int) -> int:
+        """All of the volume: it has no holes."""
+        del data
+        return self._size(room)
 
     def space(self) -> Space:
         """Whole extents of the devices."""
@@ -256,7 +257,7 @@ class LvmStore(VolumeStore):
         """A new volume with the content that `make` writes; gone unless it has another name."""
         group = self._group
         group.remove(image.text)
-        size = self.cost(room)
+        size = self._size(room)
         try:
             group.create(image.text, size)
             make(group.path(image.text))
@@ -266,6 +267,10 @@ class LvmStore(VolumeStore):
             raise
 
     # Room
+
+    def _size(self, room: Room) -> int:
+        """Of a volume that has this room, by the SR's way of allocation."""
+        return sizes.wanted(room, self._allocation, self._group.now().extent_size)
 
     def reserve(self, uuid: str, image_format: str, growth: int) -> None:
         """Extend the volume beyond what its image uses."""
@@ -295,14 +300,14 @@ class LvmStore(VolumeStore):
         if not in_use:
             self._fitting.finish([name])
         self._allow_writing(name)
-        size = self.cost(room)
+        size = self._size(room)
         if size > self._group.volume(name).size:
             self._fitting.extend(name, image_format, size, in_use=in_use)
 
     def give_back_room(self, uuid: str, image_format: str, room: Room) -> None:
         """Cut the volume to the size that it needs by the SR's way of allocation."""
         name = self._writable(uuid, image_format)
-        size = self.cost(room)
+        size = self._size(room)
         if size < self._group.volume(name).size:
             self._formats.get(image_format).fit(self._group.path(name), size)
             self._group.reduce(name, size)
