@@ -1,8 +1,6 @@
-"""Collects an SR and kills itself with SIGKILL at the N-th journaled step, or the first called so.
+"""Collects an SR, and tells each journaled step before it is taken.
 
-usage: crash_child.py SR N [SPEED]        prints each step before it is taken
-
-With `SPEED`, so many bytes per second are what a copy is thought to make before it is measured.
+usage: crash_child.py SR        prints the steps
 """
 
 from __future__ import annotations
@@ -20,13 +18,18 @@ from sm.pool.open import open_pool
 from sm.repository import Repository
 
 
-def collect(sr: str, stop_at: str, say: Callable[[str], None], speed: int = 0) -> int:
-    """Collect an SR, and end this process at a step; returns 0 where it came to the end."""
+def collect(sr: str, say: Callable[[str], None], kill_at: int | str = 0, speed: int = 0) -> int:
+    """Collect an SR; returns 0.
+
+    With `kill_at`, this process is killed with SIGKILL at its N-th step, from 1 on, or at the first
+    that is called so. `speed`: the bytes per second that a copy is thought to make before it is
+    measured; 0 for what is usual.
+    """
     count = itertools.count(1)
 
     def observe(step: str) -> None:
         say(step)
-        if stop_at in (str(next(count)), step):
+        if kill_at in (next(count), step):
             os.kill(os.getpid(), signal.SIGKILL)
 
     if speed:
@@ -41,9 +44,7 @@ def collect(sr: str, stop_at: str, say: Callable[[str], None], speed: int = 0) -
 
 
 def main() -> int:
-    sr, stop_at = sys.argv[1:3]
-    speed = int(sys.argv[3]) if sys.argv[3:] else 0
-    return collect(sr, stop_at, lambda step: print(step, flush=True), speed)
+    return collect(sys.argv[1], lambda step: print(step, flush=True))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for (_, name), each in same.items():
         left_out |= set(each if name in LEFT_TO_A_SOAK else each[:-1])
     items[:] = [item for item in items if item not in left_out]
+
+
+def one_format(name: str) -> Any:
+    """A fixture `cow_format` for a file of tests that are slow in a guest; a soak has both."""
+    both = sorted(("qcow2", "vhd"), key=lambda each: each != name)
+
+    @pytest.fixture(params=both if SOAK else [name])
+    def cow_format(request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    return cow_format
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ parameters. A soak runs all with both formats; some run only there, see `LEFT_TO
 
 from __future__ import annotations
 
-import pytest
-
 from tests.gc.leaf_in_use.test_active_leaf import (  # noqa: F401 - what is tried here
     test_a_leaf_is_merged_while_its_guest_writes,
     test_cancelled,
@@ -22,10 +20,6 @@ from tests.gc.merges.test_online import (  # noqa: F401 - what is tried here
     test_the_datapath_dies_in_a_commit,
     test_two_disks_in_use_above_one_image,
 )
-from tests.soak.rounds import SOAK
+from tests.lvm.conftest import one_format
 
-
-@pytest.fixture(params=["qcow2", "vhd"] if SOAK else ["qcow2"])
-def cow_format(request: pytest.FixtureRequest) -> str:
-    """Each test is slow in a guest."""
-    return str(request.param)
+cow_format = one_format("qcow2")

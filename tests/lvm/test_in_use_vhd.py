@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.gc.leaf_in_use.test_active_leaf import (  # noqa: F401 - what is tried here
     test_a_disk_whose_process_is_gone_is_merged_as_one_at_rest,
     test_a_leaf_is_merged_while_its_guest_writes,
@@ -19,10 +17,6 @@ from tests.gc.merges.test_online import (  # noqa: F401 - what is tried here
     test_a_leaf_that_is_only_read_waits_for_its_end_of_use,
     test_a_snapshot_ends_a_merge_below_its_disk,
 )
-from tests.soak.rounds import SOAK
+from tests.lvm.conftest import one_format
 
-
-@pytest.fixture(params=["vhd", "qcow2"] if SOAK else ["vhd"])
-def cow_format(request: pytest.FixtureRequest) -> str:
-    """Each test is slow in a guest."""
-    return str(request.param)
+cow_format = one_format("vhd")

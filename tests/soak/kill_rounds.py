@@ -25,7 +25,7 @@ HELD = "active-leaf-coalesce: leaf-active"
 def collecting(scene: ActiveScene) -> subprocess.Popen[str]:
     """Start a collector, which prints its steps."""
     return subprocess.Popen(
-        [sys.executable, str(CHILD), scene.sr, "0"],
+        [sys.executable, str(CHILD), scene.sr],
         env=scene.site.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -107,9 +107,11 @@ def meet(subjects: Iterable[Subject], errors: Sequence[int], stride: int = 1) ->
             attempts += 1
             if subject.cut_short(call, error):
                 met[call.place].add(error)
+    enough = len(errors) if SOAK else 1
     for number, (place, (subject, call)) in enumerate(first.items()):
-        usual = [] if met[place] else [errors[number % len(errors)]]
-        for error in [each for each in errors if each not in met[place]] if SOAK else usual:
+        turned = [errors[(number + each) % len(errors)] for each in range(len(errors))]
+        missing = [error for error in turned if error not in met[place]]
+        for error in missing[: max(0, enough - len(met[place]))]:
             attempts += 1
             assert subject.cut_short(call, error), f"{subject.name} never came to {call}"
     return attempts, len(first)

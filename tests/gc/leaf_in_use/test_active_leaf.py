@@ -174,14 +174,14 @@ def test_the_collector_killed_at_its_requests(cow_format: str, site: Site) -> No
         scene = saved.again()
         with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
             command = ("gc", "run", "--sr", scene.sr)
-            killed = killed_at(scene.site, "sendto,sendmsg", number, *command, threads=True)
+            cut_short = killed_at(scene.site, "sendto,sendmsg", number, *command, threads=True)
             scene.collect()
             writer.go_on(3)
         took_over(scene, writer)
         scene.verify_tidy(1)
         scene.verify_active()
         scene.verify()
-        if not killed:
+        if not cut_short:
             break
     assert number > 4
 
