@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-lvm test test-lvm lint bench fuzz soak clean setup
+.PHONY: demo demo-lvm test test-world test-lvm lint bench fuzz soak clean setup
 
 setup: $(VENV)/.installed
 
@@ -21,9 +21,13 @@ demo: setup
 demo-lvm: setup
 	@$(BIN)/python -m tests.demo.lvm
 
+# What proves the product; of long matrices a sample, which the commit chooses.
 test: setup
-	$(BIN)/pytest -n auto --dist worksteal
-	$(BIN)/python -m tests.support.uml.run_suite -q
+	@SM_TIER=test $(BIN)/python -m tests.run
+
+# What needs servers, other hosts and packages.
+test-world: setup
+	@SM_TIER=world $(BIN)/python -m tests.run
 
 # What needs a device-mapper: on this machine's own, or in a guest that has one.
 test-lvm: setup
@@ -45,17 +49,18 @@ FUZZ_FIRST := 0
 fuzz: setup
 	$(BIN)/python -m tests.hostile.fuzz --seconds $(FUZZ_SECONDS) --first $(FUZZ_FIRST)
 
-# Random kills and races: so many rounds each; SM_SEED repeats a run.
+# All of all matrices, random kills and races in so many rounds each; SM_SEED repeats a run.
 SM_ROUNDS := 100
 # How long, and with how many processes, one SR is raced for.
 SM_SECONDS := 180
 SM_PROCESSES := 8
 
+soak: export SM_TIER := soak
+soak: export SM_EXAMPLES := $(SM_ROUNDS)
 soak: setup
-	SM_SECONDS=$(SM_SECONDS) SM_PROCESSES=$(SM_PROCESSES) $(BIN)/pytest -s tests/stress tests/lvm/outside/soak_shared_group.py
-	SM_ROUNDS=$(SM_ROUNDS) SM_EXAMPLES=$(SM_ROUNDS) $(BIN)/pytest -n auto -rP tests/soak \
-		tests/machine tests/hosts/test_races.py tests/gc/merges/test_collector_faults.py
-	SM_ROUNDS=$(SM_ROUNDS) $(BIN)/python -m tests.support.uml.run_suite -s tests/lvm
+	SM_ROUNDS=$(SM_ROUNDS) SM_SECONDS=$(SM_SECONDS) SM_PROCESSES=$(SM_PROCESSES) \
+		$(BIN)/python -m tests.run
+	$(BIN)/python -m tests.soak.again
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,12 +10,21 @@ import pytest
 
 from tests.support.leftovers import end_processes
 from tests.support.site import NewSite, Site
+from tests.support.tiers import left_out
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Two workers for each CPU: tests wait for disks and for timers, too."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this tier does not run."""
+    others = left_out(items)
+    if others:
+        config.hook.pytest_deselected(items=[item for item in items if item in others])
+        items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(autouse=True)

@@ -300,7 +300,8 @@ def _parser(words: frozenset[str]) -> argparse.ArgumentParser:
         prog="sm", description="Manage storage repositories and virtual disks."
     )
     _accept_everywhere(parser, json=False, root=None)
-    groups = parser.add_subparsers(metavar="COMMAND", required=True)
+    named = _only(words)
+    groups = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=named)
     made: dict[str, Any] = {}
     helps = {
         "sr": "storage repositories",
@@ -313,18 +314,30 @@ def _parser(words: frozenset[str]) -> argparse.ArgumentParser:
     for command in commands:
         if command.group not in made:
             group = groups.add_parser(command.group, help=helps[command.group])
-            made[command.group] = group.add_subparsers(metavar="ACTION", required=True)
-        if command.group in words:
-            _add(made[command.group], command, words)
+            made[command.group] = group and group.add_subparsers(
+                metavar="ACTION", required=True, parser_class=named
+            )
+        if made[command.group] is not None:
+            _add(made[command.group], command)
     for command in ALONE:
-        _add(groups, command, words)
+        _add(groups, command)
     return parser
 
 
-def _add(actions: Any, command: Command | FileCommand, words: frozenset[str]) -> None:
+def _only(words: frozenset[str]) -> Any:
+    """What makes the parsers of commands; of one that is not among the words only help tells."""
+
+    def made(**keywords: Any) -> argparse.ArgumentParser | None:
+        name = str(keywords["prog"]).rpartition(" ")[2]
+        return argparse.ArgumentParser(**keywords) if name in words else None
+
+    return made
+
+
+def _add(actions: Any, command: Command | FileCommand) -> None:
     """Let a parser know one command, and its arguments when the command is among the words."""
     sub = actions.add_parser(command.name, help=command.about, description=command.description)
-    if command.name not in words:
+    if sub is None:
         return
     _accept_everywhere(sub, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
     for names, keywords in command.arguments:

@@ -10,8 +10,8 @@ import pytest
 from tests.datapath.clients import content, qemu_io
 from tests.hosts.disks import SIZE, layered, verify, verify_tidy
 from tests.hosts.hosts import Pool
-from tests.soak.rounds import SEED, rounds
 from tests.support.site import MIB
+from tests.support.tiers import SEED, rounds
 
 
 @pytest.mark.parametrize("image_format", ["qcow2", "vhd"])

@@ -16,11 +16,11 @@ import pytest
 
 from sm.config import load
 from sm.volumes.lvm import making
-from tests.soak.rounds import SOAK
 from tests.support.leftovers import end_processes
 from tests.support.lvm.loop import LoopDisk, attached
 from tests.support.lvm.tools import call
 from tests.support.site import NewSite, Site
+from tests.support.tiers import SOAK
 
 MIB = 1 << 20
 VOLUME_GROUP_SIZE = 256 * MIB

@@ -22,9 +22,9 @@ from tests.lvm.conftest import LAYOUTS, LvmSite
 from tests.lvm.killed import killing, moments
 from tests.lvm.saved_group import SavedGroup
 from tests.sm.commands import subjects
-from tests.soak.rounds import SOAK
 from tests.support.every_call import Subject
 from tests.support.forked import command
+from tests.support.tiers import SOAK
 
 LEFT_TO_A_SOAK = {"clone"}
 """To make a clone is to make a snapshot that may be written."""

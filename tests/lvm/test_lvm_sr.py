@@ -6,9 +6,9 @@ import pytest
 
 from tests.datapath.clients import content, qemu_io
 from tests.lvm.conftest import LAYOUTS, MIB, LvmSite
-from tests.soak.rounds import SOAK
 from tests.support import guest
 from tests.support.site import Refused
+from tests.support.tiers import SOAK
 
 
 @pytest.mark.parametrize(("allocation", "image_format"), LAYOUTS if SOAK else LAYOUTS[1:3])

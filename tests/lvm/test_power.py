@@ -15,10 +15,10 @@ from sm.volumes.lvm import making, opening
 from sm.volumes.lvm.names import group_name
 from sm.volumes.lvm.sizes import Allocation
 from sm.volumes.lvm.store import LvmStore
-from tests.soak.rounds import SOAK
 from tests.support import guest
 from tests.support.lvm.power import BEGIN, END, Moment, recorded
 from tests.support.site import MIB
+from tests.support.tiers import SOAK
 from tests.volumes.contract import FORMATS, A, B, C, add, nothing
 
 SIZE = 16 * MIB

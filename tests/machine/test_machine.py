@@ -31,10 +31,10 @@ from sm.datapath.choose import Datapaths
 from tests.datapath import clients
 from tests.machine.faults import Fault, command
 from tests.machine.model import GROWTH, UNIT, Model
-from tests.soak.rounds import SEED
 from tests.support import guest, invariants
 from tests.support.forked import Outcome
 from tests.support.site import MIB, Site
+from tests.support.tiers import SEED
 
 SIZE = 4 * MIB
 MOST_DISKS = 5

@@ -10,8 +10,8 @@ from tests.datapath.clients import content, qemu_io
 from tests.hosts.disks import verify, verify_tidy
 from tests.hosts.hosts import Pool
 from tests.soak.durable_writer import DurableWriter
-from tests.soak.rounds import SEED, rounds
 from tests.support.site import MIB
+from tests.support.tiers import SEED, rounds
 
 SIZE = 32 * MIB
 LONGEST_DELAY = 1.2

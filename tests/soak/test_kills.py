@@ -11,8 +11,8 @@ import pytest
 
 from tests.gc.active import ActiveScene
 from tests.soak.kill_rounds import SIZE, cut_short
-from tests.soak.rounds import SEED, rounds
 from tests.support.site import MIB, Site
+from tests.support.tiers import SEED, rounds
 
 LONGEST_DELAY = 0.12
 """Seconds after the beginning of the copy; most merges here are over by then."""

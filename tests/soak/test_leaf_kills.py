@@ -8,8 +8,8 @@ import pytest
 
 from tests.gc.active import ActiveScene
 from tests.soak.kill_rounds import HELD, SIZE, cut_short
-from tests.soak.rounds import SEED, rounds
 from tests.support.site import MIB, Site
+from tests.support.tiers import SEED, rounds
 
 LONGEST_DELAY = 0.25
 """Seconds after the journal entry; most merges here are over by then."""

@@ -8,9 +8,9 @@ import time
 from tests.datapath.clients import content, qemu_io
 from tests.gc.active import ActiveScene
 from tests.soak.kill_rounds import SIZE, collecting
-from tests.soak.rounds import SEED, rounds
 from tests.support import guest
 from tests.support.site import MIB, Site
+from tests.support.tiers import SEED, rounds
 
 LONGEST_DELAY = 0.5
 """Seconds by which one of the two is started later: about what a process takes to start."""

@@ -23,9 +23,9 @@ from sm.owner import Owner
 from tests.datapath.clients import content
 from tests.gc.running import GC, status, wait_until
 from tests.soak.durable_writer import DurableWriter
-from tests.soak.rounds import SEED, rounds
 from tests.support import invariants
 from tests.support.site import MIB, Refused, Site
+from tests.support.tiers import SEED, rounds
 
 SIZE = 16 * MIB
 FORMATS = ("qcow2", "vhd", "qcow2", "vhd")

@@ -14,11 +14,11 @@ import sys
 import time
 from pathlib import Path
 
-from tests.soak.rounds import SEED
 from tests.stress.worker import BLOCK
 from tests.support import invariants
 from tests.support.lock_order import circle, orders
 from tests.support.site import Site
+from tests.support.tiers import SEED
 
 SECONDS = float(os.environ.get("SM_SECONDS", "15"))
 PROCESSES = int(os.environ.get("SM_PROCESSES", "3"))

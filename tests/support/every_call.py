@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tests.soak.rounds import SOAK
 from tests.support import guest, invariants
 from tests.support.failing import KILL, Call, calls_of, failing
 from tests.support.forked import Outcome, command
 from tests.support.saved import Saved
 from tests.support.site import Site
+from tests.support.tiers import SOAK
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
 

@@ -16,10 +16,10 @@ from tests.gc.merges.test_crash import (
     pull_into_leaf_scene,
     pull_scene,
 )
-from tests.soak.rounds import SOAK
 from tests.support.every_call import ERRORS, Subject, meet
 from tests.support.saved import Saved
 from tests.support.site import Site
+from tests.support.tiers import SOAK
 
 SCENES = (leaf_scene, pull_scene)
 """A run of merges down into a leaf's place, and one down and one up; a soak has the others."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from tests.support.memory import memory_folder
 from tests.support.uml import init, keeper, lvm_settings
 from tests.support.uml.setup import (
     MODULES,
@@ -24,7 +25,6 @@ from tests.support.uml.setup import (
     disks_of,
     environment_of,
     kernel,
-    memory_folder,
     shared_folders,
     state_of,
 )
@@ -127,7 +127,8 @@ class Guest:
             "environment": {
                 "PATH": SYSTEM_PATH,
                 "HOME": str(self._state),
-                "TMPDIR": memory_folder(setup.memory_mib),
+                # Its memory is a file there.
+                "TMPDIR": str(memory_folder(setup.memory_mib) or "/var/tmp"),
             },
         }
         print(json.dumps(order), file=self._orders, flush=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.rounds import SOAK
+from tests.support.tiers import NAMED, SOAK, TIER, Tier
 from tests.support.uml import lvm_settings
 from tests.support.uml.__main__ import status_of
 from tests.support.uml.setup import ROOT, SYSTEM_PATH, Setup, environment_of
@@ -25,6 +25,9 @@ INSIDE = "tests/lvm"
 OUTSIDE = "tests/lvm/outside"
 GUEST = "tests/lvm/guest"
 """Tests that set up servers of the kernel, which would change the machine they run on."""
+
+WITH_SERVERS = TIER is not Tier.TEST or NAMED is None
+"""Whether these are among the tests of volumes; `make test` leaves them to `make test-world`."""
 
 ONE = "--one-guest="
 """Among our own arguments: all that is named runs in a single guest, on the CPU of that number."""
@@ -51,7 +54,7 @@ TARGETS = ("dm-flakey", "dm-log-writes")
 
 
 def main() -> int:
-    """Run both parts; returns the first status of pytest that is not zero."""
+    """Run what is named, or what is the tier's; returns the first status that is not zero."""
     paths = [word for word in sys.argv[1:] if word.startswith(INSIDE)] or [OUTSIDE, INSIDE]
     options = [word for word in sys.argv[1:] if word not in paths]
     outside = [path for path in paths if path.startswith(OUTSIDE)]
@@ -77,7 +80,9 @@ def _run_inside(options: list[str], paths: list[str]) -> int:
         return _run_in_guests(options, paths)
     print("LVM: tests run here: this machine has a device-mapper that answers", flush=True)
     here = [path for path in paths if not path.startswith(GUEST)]
-    served = [path for path in paths if path not in here] or [GUEST] * (INSIDE in here)
+    served = [path for path in paths if path not in here] or [GUEST] * (
+        WITH_SERVERS and INSIDE in here
+    )
     statuses = []
     if here:
         statuses.append(_run_here([*options, f"--ignore={GUEST}", *here]))
@@ -131,7 +136,8 @@ def _files(path: str) -> list[str]:
     if not (ROOT / path).is_dir():
         return [path]
     found = (str(file.relative_to(ROOT)) for file in (ROOT / path).rglob("test_*.py"))
-    return [file for file in found if not file.startswith(OUTSIDE)]
+    elsewhere = (OUTSIDE,) if WITH_SERVERS else (OUTSIDE, GUEST)
+    return [file for file in found if not file.startswith(elsewhere)]
 
 
 def _run_in_guest(given: list[str], cpu: int = 0) -> int:

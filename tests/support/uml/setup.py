@@ -137,13 +137,3 @@ def environment_of(setup: Setup) -> dict[str, str]:
     more = [folder for folder in passed.get("PATH", "").split(":") if folder not in usual]
     passed["PATH"] = ":".join([*usual, *filter(None, more)])
     return {"HOME": "/root", **passed, **setup.environment}
-
-
-def memory_folder(memory_mib: int) -> str:
-    """Where the guest's memory is kept: a file there must be executable, and there must be room."""
-    shared = "/dev/shm"
-    if not os.access(shared, os.W_OK):
-        return "/var/tmp"
-    told = os.statvfs(shared)
-    roomy = told.f_bavail * told.f_frsize >= memory_mib << 20
-    return shared if roomy and not told.f_flag & os.ST_NOEXEC else "/var/tmp"

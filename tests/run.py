@@ -1,0 +1,135 @@
+"""Run the tier of the tests that SM_TIER names, its parts side by side: `python -m tests.run`.
+
+Arguments are pytest's, for every part. What the tests of files say is shown at once; what a
+guest says is shown when that part has ended. The exit status is the first of a part that is not
+zero. docs/contributing.md tells what each tier proves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import IO
+
+from tests.support.memory import memory_folder
+from tests.support.tiers import ROOT, SEED, TIER, Tier
+
+PYTEST = (sys.executable, "-m", "pytest")
+GUESTS = (sys.executable, "-m", "tests.support.uml.run_suite")
+FILES = (*PYTEST, "-n", "auto", "--dist", "worksteal", f"--hypothesis-seed={SEED}")
+
+SHARED_GROUP = "tests/lvm/outside/soak_shared_group.py"
+
+STOP_SECONDS = 30
+"""What a part that is told to stop may take to clean up."""
+
+ROOM_MIB = 8192
+"""In memory, for the files of all tests that run at the same time; else they are on the disk."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a tier's tests, run by one process; `beside`: while the part before it still runs."""
+
+    name: str
+    command: Sequence[str]
+    beside: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+PARTS = {
+    Tier.TEST: (
+        Part("files", FILES),
+        Part("volumes", GUESTS, beside=True),
+    ),
+    Tier.WORLD: (
+        Part("packages and services", (*FILES, "-m", "world")),
+        Part("servers in guests", (*GUESTS, "tests/lvm/guest"), beside=True),
+        Part("several hosts, power", (*GUESTS, "tests/lvm/outside"), beside=True),
+    ),
+    Tier.SOAK: (
+        Part(
+            "one SR for all",
+            (*PYTEST, "-s", "tests/stress", "tests/lvm/outside/soak_shared_group.py"),
+        ),
+        Part("files", (*FILES, "-rP", "--ignore=tests/stress")),
+        Part("volumes", (*GUESTS, "-s"), beside=True),
+    ),
+}
+
+
+class Running:
+    """A part at work; what it says is kept in `output`, unless it may speak at once."""
+
+    def __init__(self, part: Part, arguments: Sequence[str], output: IO[bytes] | None) -> None:
+        self._part = part
+        self._output = output
+        self._began = time.monotonic()
+        self._process = subprocess.Popen(
+            [*part.command, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **part.environment},
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+        )
+
+    def end(self) -> int:
+        """Wait for its end, and show what it said; returns its status."""
+        status = self._process.wait()
+        if self._output is not None:
+            print(f"\n{self._part.name}:", flush=True)
+            self._output.seek(0)
+            shutil.copyfileobj(self._output, sys.stdout.buffer)
+        print(f"{self._part.name}: {time.monotonic() - self._began:.0f} s", flush=True)
+        return status
+
+    def stop(self) -> None:
+        """Have it clean up and end; by force if that takes too long."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def run(parts: Sequence[Part], arguments: Sequence[str]) -> int:
+    """Run parts, each after those before it have ended or beside the last of them."""
+    running: list[Running] = []
+    statuses = []
+    with ExitStack() as stack:
+        stack.callback(lambda: [left.stop() for left in running])
+        for part in parts:
+            while running and not part.beside:
+                statuses.append(running[0].end())
+                del running[0]
+            output = stack.enter_context(tempfile.TemporaryFile()) if running else None
+            running.append(Running(part, arguments, output))
+        while running:
+            statuses.append(running[0].end())
+            del running[0]
+    return next(filter(None, statuses), 0)
+
+
+def main() -> int:
+    """Run the tier; returns the exit status."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    os.environ |= {"SM_TIER": TIER.value, "SM_SEED": str(SEED)}
+    # The other tiers are run on the machine's disk, as its users do.
+    folder = memory_folder(ROOM_MIB) if TIER is Tier.TEST else None
+    if folder is not None:
+        os.environ["TMPDIR"] = str(folder)
+    print(f"SM_SEED={SEED} repeats this sample; files are in {tempfile.gettempdir()}", flush=True)
+    return run(PARTS[TIER], sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
