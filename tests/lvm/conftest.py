@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,6 @@ from tests.support.leftovers import end_processes
 from tests.support.lvm.loop import LoopDisk, attached
 from tests.support.lvm.tools import call
 from tests.support.site import NewSite, Site
-from tests.support.tiers import SOAK
 
 MIB = 1 << 20
 VOLUME_GROUP_SIZE = 256 * MIB
@@ -31,43 +29,6 @@ LAYOUTS = [
     for image_format in ("vhd", "qcow2")
 ]
 """All ways to lay out the images of an SR."""
-
-IN_USE = ("test_in_use.py", "test_in_use_vhd.py")
-LEFT_TO_A_SOAK = {
-    "test_a_deleted_snapshot_goes_while_the_guest_writes",
-    "test_a_leaf_that_is_written_too_fast_is_left",
-    "test_a_pause_that_would_be_too_long_is_given_up",
-    "test_marks_of_inner_images_outlast_later_merges",
-    "test_marks_outlast_what_comes_after",
-    "test_deactivation_in_the_middle",
-    "test_deactivation_in_the_middle_of_a_merge",
-    "test_two_disks_in_use_above_one_image",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without the time of a soak, leave out some of what is tested on files as well."""
-    if SOAK:
-        return
-    same: dict[tuple[Path, str], list[pytest.Item]] = {}
-    for item in items:
-        if isinstance(item, pytest.Function) and item.path.name in IN_USE:
-            same.setdefault((item.path, item.originalname), []).append(item)
-    left_out = set()
-    for (_, name), each in same.items():
-        left_out |= set(each if name in LEFT_TO_A_SOAK else each[:-1])
-    items[:] = [item for item in items if item not in left_out]
-
-
-def one_format(name: str) -> Any:
-    """A fixture `cow_format` for a file of tests that are slow in a guest; a soak has both."""
-    both = sorted(("qcow2", "vhd"), key=lambda each: each != name)
-
-    @pytest.fixture(params=both if SOAK else [name])
-    def cow_format(request: pytest.FixtureRequest) -> str:
-        return str(request.param)
-
-    return cow_format
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,20 @@ from unittest import mock
 from sm.volumes.lvm import name_volume, record_volume
 from sm.volumes.lvm.blocks import write_blocks
 from sm.volumes.lvm.commands import Lvm
+from tests.support.tiers import every
 
 Work = Callable[[], object]
 
 
-def moments(step: int = 1) -> Iterator[tuple[int, bool]]:
+def moments(one_in: int = 1, name: str = "") -> Iterator[tuple[int, bool]]:
     """Each change by its number, from 1: just before it, then just after it.
 
-    With a step of 2, of what lies between two changes either the beginning or the end is left out.
+    With a name of the work, only one in so many changes; all in a soak. With 2 of what lies between
+    two changes either the beginning or the end is left out.
     """
-    return ((number, after) for number in itertools.count(1, step) for after in (False, True))
+    first, step = every(one_in, name)
+    numbers = itertools.count(1 + first, step)
+    return ((number, after) for number in numbers for after in (False, True))
 
 
 def killing(number: int, *, after: bool) -> Callable[[object], None]:

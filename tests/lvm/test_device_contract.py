@@ -59,6 +59,9 @@ class LvmPlace(ExtPlace):
     formats = ("qcow2", "vhd", "raw")
 
 
+pytestmark = pytest.mark.one_in(2)
+
+
 @pytest.fixture(params=[ExtPlace, LvmPlace])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Two loop devices."""

@@ -8,10 +8,10 @@ from tests.datapath.clients import content, qemu_io
 from tests.lvm.conftest import LAYOUTS, MIB, LvmSite
 from tests.support import guest
 from tests.support.site import Refused
-from tests.support.tiers import SOAK
 
 
-@pytest.mark.parametrize(("allocation", "image_format"), LAYOUTS if SOAK else LAYOUTS[1:3])
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize(("allocation", "image_format"), LAYOUTS)
 def test_a_disk_from_its_making_to_its_end(site: LvmSite, image_format: str) -> None:
     sr = site.create_sr()
     empty = site.repository(sr).store.space().free

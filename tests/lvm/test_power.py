@@ -28,6 +28,9 @@ MOST = 12 if SOAK else 4
 Mark = Callable[[str], None]
 
 
+pytestmark = pytest.mark.one_in(2)
+
+
 @pytest.fixture(params=["qcow2", "vhd"])
 def image_format(request: pytest.FixtureRequest) -> str:
     """Both formats."""

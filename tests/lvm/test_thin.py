@@ -19,6 +19,8 @@ from tests.lvm.conftest import MIB, LvmSite, made_site
 from tests.support import guest
 from tests.support.lvm.loop import LoopDisk
 
+pytestmark = pytest.mark.one_in(2)
+
 SIZE = 96 * MIB
 SMALL = 48 * MIB
 

@@ -66,33 +66,38 @@ def rounds(usual: int) -> int:
     return int(os.environ.get("SM_ROUNDS", usual))
 
 
+def every(one_in: int, name: str) -> tuple[int, int]:
+    """The first, from 0, and the step of one in so many of the matrix `name`; of all in a soak."""
+    return (0, 1) if SOAK else (random.Random(f"{SEED} {name}").randrange(one_in), one_in)
+
+
 def chosen(cases: Iterable[T], one_in: int, name: str) -> list[T]:
     """Of all cases of the matrix `name` one in so many, evenly; in a soak all. Never none."""
-    every = list(cases)
-    if SOAK or one_in <= 1 or not every:
-        return every
-    first = random.Random(f"{SEED} {name}").randrange(min(one_in, len(every)))
-    return every[first::one_in]
+    known = list(cases)
+    first, step = every(one_in, name)
+    return known[first % max(1, min(step, len(known))) :: step]
 
 
 def left_out(items: list[pytest.Item]) -> set[pytest.Item]:
     """Which of the collected tests this tier does not run.
 
     Those marked `world` belong to that tier alone. Of a parametrised test that is marked
-    `one_in(n)` one in so many of its cases runs, at least one; all in a soak.
+    `one_in(n)`, one in so many of its cases runs, at least one; with `across="file"`, of all that
+    are marked so in the file. In a soak all run.
     """
     if NAMED is None or SOAK:
         return set()
     others = {
         item for item in items if (item.get_closest_marker("world") is None) == (TIER is Tier.WORLD)
     }
-    matrices: dict[tuple[Path, str], list[pytest.Item]] = {}
+    matrices: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
-        if item not in others and item.get_closest_marker("one_in") is not None:
-            name = getattr(item, "originalname", item.name)
-            matrices.setdefault((item.path, name), []).append(item)
-    for (path, name), cases in matrices.items():
-        marker = cases[0].get_closest_marker("one_in")
-        assert marker is not None
-        others |= set(cases) - set(chosen(cases, marker.args[0], f"{path.stem} {name}"))
+        mark = item.get_closest_marker("one_in")
+        if item not in others and mark is not None:
+            test = getattr(item, "originalname", item.name)
+            within = "" if mark.kwargs.get("across") == "file" else test
+            name = f"{item.path.relative_to(ROOT)} {within}"
+            matrices.setdefault((name, mark.args[0]), []).append(item)
+    for (name, one_in), cases in matrices.items():
+        others |= set(cases) - set(chosen(cases, one_in, name))
     return others
