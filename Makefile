@@ -54,7 +54,7 @@ SM_PROCESSES := 8
 soak: setup
 	SM_SECONDS=$(SM_SECONDS) SM_PROCESSES=$(SM_PROCESSES) $(BIN)/pytest -s tests/stress tests/lvm/outside/soak_shared_group.py
 	SM_ROUNDS=$(SM_ROUNDS) SM_EXAMPLES=$(SM_ROUNDS) $(BIN)/pytest -n auto -rP tests/soak \
-		tests/machine tests/hosts/test_races.py tests/gc/merges/test_collector_faults.py
+		tests/machine tests/hosts/test_races.py tests/gc/merges/test_collector_faults.py tests/outside
 	SM_ROUNDS=$(SM_ROUNDS) $(BIN)/python -m tests.support.uml.run_suite -s tests/lvm
 
 clean:
