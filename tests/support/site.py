@@ -47,6 +47,8 @@ class Site:
         self.root = folder / "root"
         self._options: dict[str, object] = {"pause_seconds": PAUSE_SECONDS, **options}
         self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+        self.surroundings: dict[str, str] = {}
+        """Variables for all of its processes, such as those of `tests.support.outside`."""
         if not (self.root / "sm.conf").exists():
             self.configure()
 
@@ -59,7 +61,7 @@ class Site:
     @property
     def environment(self) -> dict[str, str]:
         """For processes that belong to this site."""
-        return {**os.environ, "SM_ROOT": str(self.root)}
+        return {**os.environ, **self.surroundings, "SM_ROOT": str(self.root)}
 
     def run(self, *arguments: str) -> tuple[int, str]:
         """Run `sm`; returns exit status and standard output."""
