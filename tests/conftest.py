@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.soak.rounds import SOAK
 from tests.support import namespaces
 from tests.support.leftovers import end_new_processes, remove, remove_dead
 from tests.support.session import Session, all_sessions
 from tests.support.site import NewSite, Site
+
+SOAK_SECONDS = 4 * 3600
 
 SESSION = pytest.StashKey[Session]()
 FOUND = pytest.StashKey[list[str]]()
@@ -42,6 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
         for session in dead:
             found += [f"session {session.owner.pid}: {each}" for each in remove_dead(session)]
     config.stash[FOUND] = found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A soak takes as long as it is told to; what hangs in it is ended all the same."""
+    if SOAK:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(SOAK_SECONDS))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -16,7 +16,7 @@ NAME_BYTES = 48
 """Kept for the name of a socket: a UUID and a suffix."""
 
 STANDS_FOR = ".stands-for"
-"""A link in a folder that stands for another one leads to that: whoever finds it knows whose it is."""
+"""A link to what a folder stands for: whoever finds the folder can tell whose it is."""
 
 
 def socket_folder(wanted: Path) -> Path:

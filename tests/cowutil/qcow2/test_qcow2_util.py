@@ -1,4 +1,4 @@
-"""What `Qcow2Util` does beyond the contract: tool errors, sizes, refusals; `tests/lvm` has devices."""
+"""What `Qcow2Util` does beyond the contract: tool errors, sizes, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw images on files with holes, and the opening of what is no image; `tests/lvm` has devices."""
+"""Raw images on files with holes, and the opening of what is no image."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.support.site import Site
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test with the double, and with a real tapdisk where one is named and may serve for it."""
+    """Each test with the double, and with a real tapdisk where one is named and can do it."""
     if "tapdisk" in metafunc.fixturenames:
         only_double = metafunc.definition.get_closest_marker("double_only") is not None
         metafunc.parametrize("tapdisk", ["double"] if only_double else kinds(), indirect=True)
