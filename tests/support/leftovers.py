@@ -14,7 +14,7 @@ from pathlib import Path
 from sm.block.mounts import TABLE, parse_table
 from sm.datapath.sockets import STANDS_FOR
 from tests.support.lvm.loop import detach
-from tests.support.session import PLACE, VARIABLE, Session
+from tests.support.session import VARIABLE, Session
 
 WAIT_SECONDS = 10.0
 PROC = Path("/proc")
@@ -22,6 +22,7 @@ KEEPER = b"tests/support/uml/keeper.py"
 """In the command line of a guest's keeper, which ends the guest when it is told to end."""
 
 DELETED = " (deleted)"
+SOCKETS = Path("/tmp")
 
 _seen: set[str] = set()
 
@@ -97,13 +98,17 @@ def _end_marked(session: Session, spared: int) -> list[str]:
 
 
 def _marked(session: Session) -> list[Path]:
-    """The living processes with its mark in their environment, or with the marked file open."""
-    variable = f"{VARIABLE}={session.mark}".encode()
-    return [
-        process
-        for process in _processes()
-        if variable in _file(process, "environ").split(b"\0") or _holds(process, session.mark)
-    ]
+    """The living processes that are of a session."""
+    return [process for process in _processes() if _is_of(process, session)]
+
+
+def _is_of(process: Path, session: Session) -> bool:
+    """Whether a process has its mark, or that of a session within it, or the mark's file open."""
+    environment = _file(process, "environ").split(b"\0")
+    if f"{VARIABLE}={session.mark}".encode() in environment or _holds(process, session.mark):
+        return True
+    tested = any(each.startswith(VARIABLE.encode()) for each in environment)
+    return tested and os.fsencode(session.folder) + b"/" in _file(process, "cmdline")
 
 
 def _holds(process: Path, file: Path) -> bool:
@@ -194,7 +199,7 @@ def _detach(folder: Path) -> list[str]:
 
 def _remove_socket_folders(folder: Path) -> None:
     """Remove the folders that stand for ones below a folder, which were too deep for sockets."""
-    for found in PLACE.glob("sm-*-*"):
+    for found in SOCKETS.glob("sm-*-*"):
         link = found / STANDS_FOR
         try:
             status = found.lstat()

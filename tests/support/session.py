@@ -16,7 +16,9 @@ from typing import Self
 from sm.owner import Owner, boot_id
 
 VARIABLE = "SM_TEST_SESSION"
-PLACE = Path("/tmp")
+PLACE = Path(os.environ.get("SM_TEST_SESSIONS", "/tmp"))
+"""Where the marks of all sessions are; others for tests of sessions, which nobody may end."""
+
 PREFIX = "sm-test-session-"
 
 _held: list[int] = []
@@ -24,7 +26,7 @@ _held: list[int] = []
 
 @dataclass(frozen=True)
 class Session:
-    """`folder` holds what the tests write; None when a session was killed before it said so."""
+    """`folder` holds what the tests write."""
 
     mark: Path
     owner: Owner
