@@ -8,9 +8,9 @@ import pytest
 
 from sm.block.mounts import TABLE, parse_table
 from sm.owner import start_time
+from tests.suite.inner import IN_THE_MIDDLE, Inner
 from tests.support.lvm.loop import attached_file
 from tests.support.lvm.tools import call
-from tests.suite.inner import IN_THE_MIDDLE, Inner
 
 MORE = """from tests.support.lvm.loop import attached
     from tests.support.lvm.tools import call

@@ -98,4 +98,4 @@ def test_in_the_middle(tmp_path):
 
     END
 """
-"""A test that has a datapath, a process that knows nothing of us, and a fork; with more and an end."""
+"""A test with a datapath, a process that knows nothing of us, and a fork; with more, and an end."""
