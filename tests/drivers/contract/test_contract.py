@@ -12,6 +12,10 @@ from tests.drivers.contract.suite import *  # noqa: F403 - the suite
 from tests.drivers.contract.toy import MemoryPlace
 
 
+# What others mount meanwhile must not be taken for ours: all mounts are compared.
+pytestmark = pytest.mark.own_namespaces
+
+
 @pytest.fixture(params=[FolderPlace, MemoryPlace])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Each kind of storage."""
