@@ -1,16 +1,28 @@
-"""Fixtures that many tests share."""
+"""Fixtures that many tests share, and what surrounds every test."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.leftovers import end_processes
+from tests.support import namespaces
+from tests.support.leftovers import end_new_processes, remove, remove_dead
+from tests.support.session import Session, all_sessions
 from tests.support.site import NewSite, Site
-from tests.support.tiers import left_out
+from tests.support.tiers import SOAK, left_out
+
+SOAK_SECONDS = 4 * 3600
+
+SESSION = pytest.StashKey[Session]()
+FOUND = pytest.StashKey[list[str]]()
+"""What earlier sessions left, and is removed."""
+
+LEFT = pytest.StashKey[list[str]]()
+"""What this session left, though every test has ended."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -19,12 +31,84 @@ def pytest_xdist_auto_num_workers() -> int:
     return 2 * (os.cpu_count() or 1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin a session, before it is reported on and before there are workers."""
+    # A fork of a test has a time limit of its own, or none; that of the test is the parent's.
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL))
+    if config.option.collectonly:
+        return
+    if hasattr(config, "workerinput"):
+        Session.join()
+        return
+    found = []
+    while dead := [session for session in all_sessions() if session.dead]:
+        for session in dead:
+            found += [f"session {session.owner.pid}: {each}" for each in remove_dead(session)]
+    config.stash[FOUND] = found
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this tier does not run."""
+    """Leave out what this tier does not run.
+
+    A soak takes as long as it is told to; what hangs in it is ended all the same.
+    """
     others = left_out(items)
     if others:
         config.hook.pytest_deselected(items=[item for item in items if item in others])
         items[:] = [item for item in items if item not in others]
+    if SOAK:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(SOAK_SECONDS))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Name what was left by sessions that were killed."""
+    return [f"left by an earlier {each}; removed" for each in config.stash.get(FOUND, [])]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Whatever is started from now on bears the mark of this session."""
+    config = session.config
+    if FOUND in config.stash:
+        folder = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+        config.stash[SESSION] = Session.begin(folder)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """When all workers have ended, remove what is left; a session that leaves something fails."""
+    result = yield
+    own = session.config.stash.get(SESSION, None)
+    if own is not None:
+        session.config.stash[LEFT] = left = remove(own, os.getpid())
+        own.end()
+        if left and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    return result
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Name what was left."""
+    if left := config.stash.get(LEFT, []):
+        terminalreporter.section("left by tests of this session, and removed: it fails", red=True)
+        for each in left:
+            terminalreporter.line(each)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Run a test that is marked for it in namespaces of its own."""
+    if pyfuncitem.get_closest_marker(namespaces.MARK) is None:
+        return (yield)
+    test = pyfuncitem.obj
+    pyfuncitem.obj = namespaces.apart(test)
+    try:
+        return (yield)
+    finally:
+        pyfuncitem.obj = test
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +117,7 @@ def _no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     folder = str(request.getfixturevalue("tmp_path")) if "tmp_path" in request.fixturenames else ""
     yield
     if folder:
-        end_processes(folder)
+        end_new_processes(folder)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from sm.volumes.lvm.devices import Devices
 from sm.volumes.lvm.metadata import dashed
 from tests.bench.measure import Row, Target, in_turn
 from tests.bench.workshop import Workshop
+from tests.support.lvm.loop import attached
 from tests.support.site import MIB
 
 GROUP = "sm-bench"
@@ -65,19 +66,15 @@ def run(workshop: Workshop) -> list[Row]:
 @contextmanager
 def _group(file: Path, count: int) -> Iterator[Path]:
     """A volume group with so many volumes of one extent; gives its device."""
-    with file.open("xb") as made:
-        made.truncate((count + 32) * EXTENT)
-    device = _tool("losetup", "--find", "--show", str(file)).strip()
     text = file.with_suffix(".text")
-    only = ("--devices", device)
-    try:
+    with attached(file, (count + 32) * EXTENT) as disk:
+        device = str(disk.device)
+        only = ("--devices", device)
         _tool("lvm", "vgcreate", "-y", *only, "--metadatasize", "16m", GROUP, device)
         _tool("lvm", "vgcfgbackup", *only, "-f", str(text), GROUP)
         text.write_text(_with_volumes(text.read_text(), count))
         _tool("lvm", "vgcfgrestore", "-y", *only, "-f", str(text), GROUP)
-        yield Path(device)
-    finally:
-        _tool("losetup", "--detach", device)
+        yield disk.device
 
 
 def _with_volumes(text: str, count: int) -> str:

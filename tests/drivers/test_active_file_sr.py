@@ -12,13 +12,8 @@ from tests.drivers.test_file_sr import Host
 from tests.support import guest
 from tests.support.site import MIB, Site
 
-needs_fuse = pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/dev/fuse").exists(), reason="needs root and /dev/fuse"
-)
 
-
-@pytest.fixture
-def as_file(site: Site) -> Host:
+def shown_as_file(site: Site) -> Host:
     """An SR of a host that shows disks as files."""
     site.configure(expose="fuse", pool="embedded")
     made = Host(site)
@@ -27,8 +22,9 @@ def as_file(site: Site) -> Host:
     return made
 
 
-@needs_fuse
-def test_params_is_the_file_of_the_disk(as_file: Host) -> None:
+@pytest.mark.own_namespaces
+def test_params_is_the_file_of_the_disk(site: Site) -> None:
+    as_file = shown_as_file(site)
     disk = as_file.create()["uuid"]
     members = as_file.vdi(disk)
     reply = as_file.plugin.call("vdi_attach", "true", **members)
@@ -51,14 +47,15 @@ def test_params_is_the_file_of_the_disk(as_file: Host) -> None:
     finally:
         assert as_file.plugin.call("vdi_deactivate", **members) is None
     assert not shown.exists()
-    site, sr = as_file.site, as_file.sr_uuid
+    sr = as_file.sr_uuid
     assert guest.content(site.chain(sr, disk)) == expected
     kept = expected[: 2 * MIB] + bytes(6 * MIB)
     assert guest.content(site.chain(sr, snapshot)) == kept
 
 
-@needs_fuse
-def test_a_format_that_cannot_be_shown_as_a_file_is_refused(as_file: Host) -> None:
+@pytest.mark.own_namespaces
+def test_a_format_that_cannot_be_shown_as_a_file_is_refused(site: Site) -> None:
+    as_file = shown_as_file(site)
     disk = as_file.create(vdi_sm_config={"image-format": "vhd"})["uuid"]
     members = as_file.vdi(disk)
     assert as_file.plugin.fault("vdi_activate", "true", **members).faultCode == 38

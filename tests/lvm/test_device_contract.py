@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from sm.drivers.ext import ExtSr
 from sm.drivers.lvm import LvmSr
 from tests.drivers.contract.place import Place
 from tests.drivers.contract.suite import *  # noqa: F403 - the suite
-from tests.support.lvm.loop import remove_mapped
+from tests.support.lvm.loop import attached
 from tests.support.lvm.tools import call
 
 SIZE = 256 << 20
@@ -25,13 +26,13 @@ class ExtPlace(Place):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self._disks = ExitStack()
         self.disk = self._disk("empty")
         self.other = self._disk("other")
 
     def _disk(self, name: str) -> Path:
-        image = self.folder / f"{name}.img"
-        call("truncate", "-s", str(SIZE), image)
-        return Path(call("losetup", "--find", "--show", image).strip())
+        made = attached(self.folder / f"{name}.img", SIZE)
+        return self._disks.enter_context(made).device
 
     def device_config(self) -> dict[str, str]:
         return {"device": str(self.disk)}
@@ -47,9 +48,7 @@ class ExtPlace(Place):
         return set(call("dmsetup", "ls").splitlines()) - {"No devices found"}
 
     def close(self) -> None:
-        for device in (self.disk, self.other):
-            remove_mapped(device)
-            call("losetup", "--detach", device)
+        self._disks.close()
 
 
 class LvmPlace(ExtPlace):

@@ -56,11 +56,12 @@ class StorageMachine(RuleBasedStateMachine):
     """One SR; the rules are what users, hosts and fate do to it."""
 
     image_format: ClassVar[str]
+    place: ClassVar[Path]
     ended: ClassVar[Counter[str]]
 
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="sm-machine-"))
+        self.folder = Path(tempfile.mkdtemp(dir=self.place))
         self.site = Site(self.folder)
         self.sr = self.site.create_sr()
         self.model = Model()
@@ -228,9 +229,10 @@ class StorageMachine(RuleBasedStateMachine):
         return bytes(guest.content(self.site.chain(self.sr, uuid)))
 
 
-def test_random_work_with_faults(cow_format: str) -> None:
+def test_random_work_with_faults(cow_format: str, tmp_path: Path) -> None:
     ended: Counter[str] = Counter()
-    machine = type("Machine", (StorageMachine,), {"image_format": cow_format, "ended": ended})
+    given = {"image_format": cow_format, "ended": ended, "place": tmp_path}
+    machine = type("Machine", (StorageMachine,), given)
     print(f"SM_SEED={SEED}")
     seed(SEED)(run_state_machine_as_test)(
         machine,

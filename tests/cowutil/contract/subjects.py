@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-
 from sm.cowutil.base import CowUtil, ImageFormat, ImageRef
 from sm.cowutil.chain import ChainReader
 from sm.process import run
@@ -203,5 +201,6 @@ def make_cow(name: str) -> CowSubject:
         from sm.cowutil.qcow2.util import Qcow2Util
 
         return Qcow2(Qcow2Util(run))
-    util = pytest.importorskip("sm.cowutil.vhd.util")
-    return Vhd(util.VhdUtil(run))
+    from sm.cowutil.vhd.util import VhdUtil
+
+    return Vhd(VhdUtil(run))

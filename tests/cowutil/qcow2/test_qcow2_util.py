@@ -1,12 +1,10 @@
-"""What `Qcow2Util` does beyond the contract: tool errors, sizes, volumes, refusals."""
+"""What `Qcow2Util` does beyond the contract: tool errors, sizes, refusals."""
 
 from __future__ import annotations
 
 import errno
 import json
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,82 +21,10 @@ from sm.cowutil.errors import (
 from sm.cowutil.qcow2.sizing import full_size
 from sm.cowutil.qcow2.util import Qcow2Util
 from sm.process import run
-from tests.cowutil.contract import subjects as qemu_contract
 from tests.cowutil.qcow2.images import MIB, alone, content, qemu, qemu_check, qemu_io
-from tests.support.small_disk import mounted
+from tests.support import small_disk
 
 UTIL = Qcow2Util(run)
-
-
-@pytest.fixture
-def volumes(tmp_path: Path) -> Iterator[list[Path]]:
-    """Three block devices of 16 MiB full of old data."""
-    with ExitStack() as stack:
-        devices = []
-        for number in range(3):
-            backing = tmp_path / f"volume{number}.img"
-            backing.write_bytes(b"\xee" * (16 * MIB))
-            made = subprocess.run(
-                ["losetup", "-f", "--show", str(backing)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if made.returncode:
-                pytest.skip("no loop devices here")
-            devices.append(Path(made.stdout.strip()))
-            stack.callback(subprocess.run, ["losetup", "-d", str(devices[-1])], check=True)
-        yield devices
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with 4 MiB."""
-    with mounted(tmp_path / "small", megabytes=4) as folder:
-        yield folder
-
-
-def test_an_image_on_a_volume(volumes: list[Path]) -> None:
-    volume = volumes[0]
-    UTIL.create(volume, 8 * MIB)
-    assert content(volume) == bytes(8 * MIB)
-    qemu_io(volume, "write -P 1 1M 1M")
-    UTIL.set_hidden(volume, True)
-    UTIL.resize(volume, 12 * MIB)
-    info = UTIL.info(volume)
-    assert info.hidden
-    assert info.virtual_size == 12 * MIB
-    assert UTIL.allocated_size(volume) == MIB
-    assert UTIL.check(volume).clean
-    assert UTIL.used_size(volume) < 4 * MIB
-    UTIL.create(volume, 8 * MIB)  # a volume is there to be overwritten
-    assert UTIL.allocated_size(volume) == 0
-
-
-def test_a_merge_on_volumes(volumes: list[Path]) -> None:
-    base, middle, top = (ImageRef(volume, "qcow2") for volume in volumes)
-    UTIL.create(base.path, 8 * MIB)
-    qemu_contract.qemu_io([base], "write -P 1 0 4M")
-    UTIL.snapshot(middle.path, base, 8 * MIB)
-    qemu_contract.qemu_io([middle, base], "write -P 2 1M 1M")
-    UTIL.snapshot(top.path, middle, 8 * MIB)
-    qemu_contract.qemu_io([top, middle, base], "write -P 3 1536k 1M")
-    expected = qemu_contract.qemu_content([top, middle, base])
-    assert UTIL.coalesce([top, middle, base], 1) == MIB
-    assert qemu_contract.qemu_content([middle, base]) == expected
-    UTIL.set_parent(top.path, base)
-    UTIL.coalesce([middle, base], 1)
-    assert qemu_contract.qemu_content([base]) == expected
-    assert qemu_contract.qemu_content([top, base]) == expected
-
-
-def test_a_merge_into_a_raw_volume(volumes: list[Path]) -> None:
-    base, top = ImageRef(volumes[0], "raw"), ImageRef(volumes[1], "qcow2")
-    UTIL.snapshot(top.path, base, 16 * MIB)
-    qemu_contract.qemu_io([top, base], "write -P 3 1536k 1M", "write -z 4M 1M")
-    expected = qemu_contract.qemu_content([top, base])
-    UTIL.coalesce([top, base], 1)
-    assert qemu_contract.qemu_content([base]) == expected
 
 
 def test_a_locked_image_is_busy(tmp_path: Path) -> None:
@@ -123,8 +49,10 @@ def test_a_locked_image_is_busy(tmp_path: Path) -> None:
     UTIL.resize(path, 2 * MIB)
 
 
-def test_a_full_disk_is_told_as_the_system_does(small_disk: Path) -> None:
-    base, top = ImageRef(small_disk / "base", "qcow2"), ImageRef(small_disk / "top", "qcow2")
+@pytest.mark.own_namespaces
+def test_a_full_disk_is_told_as_the_system_does(tmp_path: Path) -> None:
+    folder = small_disk.mount(tmp_path / "small", megabytes=4)
+    base, top = ImageRef(folder / "base", "qcow2"), ImageRef(folder / "top", "qcow2")
     UTIL.create(base.path, 8 * MIB)
     UTIL.snapshot(top.path, base, 8 * MIB)
     qemu_io(top.path, "write -P 1 0 1920k")

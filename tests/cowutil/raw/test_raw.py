@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,37 +18,6 @@ MIB = 1 << 20
 @pytest.fixture
 def raw() -> RawFormat:
     return RawFormat(run)
-
-
-@pytest.fixture
-def volume(tmp_path: Path) -> Iterator[Path]:
-    """A block device of 4 MiB full of old data."""
-    backing = tmp_path / "volume.img"
-    backing.write_bytes(b"\xee" * (4 * MIB))
-    made = subprocess.run(
-        ["losetup", "-f", "--show", str(backing)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip("no loop devices here")
-    device = made.stdout.strip()
-    yield Path(device)
-    subprocess.run(["losetup", "-d", device], check=True)
-
-
-def test_a_volume_is_zeroed(raw: RawFormat, volume: Path) -> None:
-    assert raw.info(volume).virtual_size == 4 * MIB
-    assert raw.allocated_extents(volume) == Extents.of([(0, 4 * MIB)])
-    raw.create(volume, 4 * MIB)
-    assert volume.read_bytes() == bytes(4 * MIB)
-    assert raw.check(volume).clean
-
-
-def test_a_volume_grows_only_with_its_device(raw: RawFormat, volume: Path) -> None:
-    raw.resize(volume, 4 * MIB)
-    for call in (raw.create, raw.resize):
-        with pytest.raises(SizeOutOfRange):
-            call(volume, 8 * MIB)
-    assert volume.read_bytes() == b"\xee" * (4 * MIB)
 
 
 def test_a_new_image_takes_no_space(raw: RawFormat, tmp_path: Path) -> None:

@@ -31,11 +31,6 @@ class Subject(ABC):
     """A datapath under test, with its images in `folder`. Chains are given uppermost first."""
 
     util: CowUtil
-    takes_leaf_in_commit = True
-    """Whether a new leaf may come during a commit."""
-
-    locks = True
-    """Whether a leaf that is served is kept from every other writer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -182,8 +177,6 @@ class VhdNbd(Subject):
 class TapdiskQcow2(Qsd):
     """The double of tapdisk on QCOW2."""
 
-    takes_leaf_in_commit = False
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._tapdisk = Tapdisk(folder)
@@ -202,8 +195,6 @@ class TapdiskQcow2(Qsd):
 
 class TapdiskVhd(VhdNbd):
     """The double of tapdisk on VHD."""
-
-    locks = False
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -224,5 +215,11 @@ SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "tapdisk-qcow2": TapdiskQcow2,
     "tapdisk-vhd": TapdiskVhd,
 }
+LOCKING = [name for name in SUBJECTS if name != "tapdisk-vhd"]
+"""Those that keep a leaf that is served from every other writer."""
+
 COMMITTING = ["qsd-qcow2", "tapdisk-qcow2"]
+TAKING_LEAVES = ["qsd-qcow2"]
+"""Those where a new leaf may come during a commit; the others would end it, and refuse the leaf."""
+
 MIRRORING = ["qsd-qcow2"]

@@ -9,7 +9,7 @@ import pytest
 from sm.datapath.base import CommittingDatapath, DatapathFailed, Job, JobState
 from sm.errors import Busy
 from tests.datapath.clients import Writer, content
-from tests.datapath.contract.subjects import SIZE, Subject
+from tests.datapath.contract.subjects import SIZE, TAKING_LEAVES, Subject
 from tests.datapath.contract.test_serving import DISK
 
 
@@ -130,10 +130,9 @@ def test_a_close_ends_a_commit(committing: Subject) -> None:
     committing.check(chain)
 
 
+@pytest.mark.parametrize("committing", TAKING_LEAVES, indirect=True)
 def test_snapshot_during_a_commit(committing: Subject) -> None:
     """A new leaf above the image whose parent changes; the commit goes on."""
-    if not committing.takes_leaf_in_commit:
-        pytest.skip("it would end the commit, and is refused")
     datapath = opened(committing)
     chain, model = committing.chain("a", "b", "leaf")
     endpoint = datapath.open(DISK, chain, read_only=False)

@@ -13,7 +13,7 @@ from sm.datapath.base import Disk
 from sm.errors import SmError, VdiInUse, VdiMissing
 from sm.owner import start_time
 from tests.datapath.clients import Writer, content, export_info, qemu_io, until
-from tests.datapath.contract.subjects import SIZE, SUBJECTS, Subject
+from tests.datapath.contract.subjects import LOCKING, SIZE, SUBJECTS, Subject
 
 SR = "11111111-1111-4111-8111-111111111111"
 DISK = Disk(SR, "22222222-2222-4222-8222-222222222222")
@@ -156,9 +156,9 @@ def test_a_chain_that_cannot_be_opened_leaves_nothing(subject: Subject, fault: s
     assert chain[0].path.read_bytes() == before
 
 
+@pytest.mark.parametrize("subject", LOCKING, indirect=True)
 def test_one_writer(subject: Subject) -> None:
-    if not subject.locks:
-        pytest.skip("it locks nothing: only the pool keeps a second writer away")
+    """Of what locks nothing, only the pool keeps a second writer away."""
     datapath = subject.datapath()
     chain, _ = subject.chain("a", "b")
     datapath.open(DISK, chain, read_only=False)

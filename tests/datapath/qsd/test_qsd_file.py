@@ -18,10 +18,6 @@ from tests.datapath.clients import BLOCK, until
 from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK
 
-needs_fuse = pytest.mark.skipif(
-    os.geteuid() != 0 or not mount.DEVICE.exists(), reason="needs root and /dev/fuse"
-)
-
 
 @pytest.fixture
 def subject(tmp_path: Path) -> Iterator[Qsd]:
@@ -58,7 +54,7 @@ class File:
         os.close(self._descriptor)
 
 
-@needs_fuse
+@pytest.mark.own_namespaces
 def test_everything_but_a_pause(subject: Qsd) -> None:
     datapath, shown = subject.datapath(), subject.folder / "shown"
     chain, model = subject.chain("a", "b", "c", "d")
@@ -105,7 +101,7 @@ def test_everything_but_a_pause(subject: Qsd) -> None:
     subject.check(left)
 
 
-@needs_fuse
+@pytest.mark.own_namespaces
 def test_a_dead_mount_is_cleared_away(subject: Qsd) -> None:
     datapath, shown = subject.datapath(), subject.folder / "shown"
     chain, model = subject.chain("a", "b")
@@ -122,7 +118,7 @@ def test_a_dead_mount_is_cleared_away(subject: Qsd) -> None:
     assert not mount.is_mounted(shown)
 
 
-@needs_fuse
+@pytest.mark.own_namespaces
 def test_read_only(subject: Qsd) -> None:
     datapath, shown = subject.datapath(), subject.folder / "shown"
     chain, model = subject.chain("a", "b")
@@ -134,7 +130,7 @@ def test_read_only(subject: Qsd) -> None:
     assert subject.content(chain) == model
 
 
-@needs_fuse
+@pytest.mark.own_namespaces
 def test_nothing_of_others_is_covered_or_removed(subject: Qsd) -> None:
     datapath = subject.datapath()
     chain, _ = subject.chain("a")

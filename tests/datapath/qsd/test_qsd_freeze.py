@@ -24,7 +24,6 @@ from sm.nbd.protocol import Command, Option, OptionReply
 from tests.datapath.clients import Writer, content
 from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK, SIBLING
-from tests.datapath.qsd.test_qsd_file import needs_fuse
 from tests.nbd.client import Client, connect
 
 
@@ -139,7 +138,7 @@ def test_who_was_connecting_loses_nothing(subject: Qsd, monkeypatch: pytest.Monk
     assert subject.content(chain) == model
 
 
-@needs_fuse
+@pytest.mark.own_namespaces
 def test_storage_that_hangs(subject: Qsd, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon cannot answer; afterwards the disk is as before, and can be resumed."""
     folder, datapath = subject.folder, subject.datapath()

@@ -27,7 +27,6 @@ from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK
 from tests.datapath.qsd.crash import Action, killed_at
 from tests.datapath.qsd.test_qsd_crash import files, open_images
-from tests.datapath.qsd.test_qsd_file import needs_fuse
 from tests.datapath.qsd.test_qsd_freeze import SlowClient
 from tests.nbd.client import Gone, connect
 from tests.soak.durable_writer import DurableWriter
@@ -215,7 +214,7 @@ def test_a_daemon_that_is_told_to_end_after_the_switch_acknowledges_nothing(subj
     assert subject.content(left) == model
 
 
-@needs_fuse
+@pytest.mark.own_namespaces
 def test_a_disk_that_is_shown_as_a_file_has_no_mirror(subject: Qsd) -> None:
     chain, _ = subject.chain("a", "b")
     datapath = subject.datapath()

@@ -12,9 +12,16 @@ from tests.datapath.tapdisk.fixture import PATIENCE, Tapdisk, kinds, make
 from tests.support.site import Site
 
 
-@pytest.fixture(params=kinds())
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test with the double, and with a real tapdisk where one is named and can do it."""
+    if "tapdisk" in metafunc.fixturenames:
+        only_double = metafunc.definition.get_closest_marker("double_only") is not None
+        metafunc.parametrize("tapdisk", ["double"] if only_double else kinds(), indirect=True)
+
+
+@pytest.fixture
 def tapdisk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tapdisk]:
-    """The double, and a real tapdisk where there is one; what it runs ends with the test."""
+    """A double or a real tapdisk; what it runs ends with the test."""
     found = make(request.param, tmp_path)
     yield found
     found.end()

@@ -57,6 +57,7 @@ def let_go(scene: ActiveScene) -> None:
     until(lambda: all(map(is_free, scene.site.chain(scene.sr, scene.disk))))
 
 
+@pytest.mark.double_only
 @pytest.mark.parametrize("faults", NOT_DONE.values(), ids=NOT_DONE)
 def test_a_merge_that_did_not_happen(
     tapdisk: Tapdisk, tapdisk_site: Site, faults: dict[str, int]
@@ -73,6 +74,7 @@ def test_a_merge_that_did_not_happen(
     verify_end(scene)
 
 
+@pytest.mark.double_only
 @pytest.mark.parametrize("deleted", [1, 2])
 def test_an_end_before_the_end_keeps_everything(
     tapdisk: Tapdisk, tapdisk_site: Site, deleted: int
@@ -96,6 +98,7 @@ def test_an_end_before_the_end_keeps_everything(
     verify_closed(scene)
 
 
+@pytest.mark.double_only
 @pytest.mark.parametrize("deleted", [1, 2])
 @pytest.mark.parametrize("faults", DEATHS.values(), ids=DEATHS)
 def test_death(tapdisk: Tapdisk, tapdisk_site: Site, faults: dict[str, int], deleted: int) -> None:
@@ -113,6 +116,7 @@ def test_death(tapdisk: Tapdisk, tapdisk_site: Site, faults: dict[str, int], del
     verify_end(scene)
 
 
+@pytest.mark.double_only
 def test_a_job_that_a_pause_ended(tapdisk: Tapdisk, tapdisk_site: Site) -> None:
     """Somebody pauses and resumes the disk beside us."""
     scene = run_scene(tapdisk_site, "qcow2")
@@ -131,6 +135,7 @@ def test_a_job_that_a_pause_ended(tapdisk: Tapdisk, tapdisk_site: Site) -> None:
     verify_end(scene)
 
 
+@pytest.mark.double_only
 def test_a_deactivation_ends_it(tapdisk: Tapdisk, tapdisk_site: Site) -> None:
     scene = run_scene(tapdisk_site, "qcow2")
     tapdisk.misbehave(speed=SLOW)
@@ -141,6 +146,7 @@ def test_a_deactivation_ends_it(tapdisk: Tapdisk, tapdisk_site: Site) -> None:
     verify_end(scene)
 
 
+@pytest.mark.double_only
 def test_a_snapshot_ends_it(tapdisk: Tapdisk, tapdisk_site: Site) -> None:
     scene = run_scene(tapdisk_site, "qcow2")
     tapdisk.misbehave(speed=2 * MIB)
@@ -154,6 +160,7 @@ def test_a_snapshot_ends_it(tapdisk: Tapdisk, tapdisk_site: Site) -> None:
     verify_closed(scene)
 
 
+@pytest.mark.double_only
 def test_a_tapdisk_that_hangs(
     tapdisk: Tapdisk, tapdisk_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +185,7 @@ def test_a_tapdisk_that_hangs(
     verify_end(scene)
 
 
+@pytest.mark.double_only
 def test_the_collector_dies_while_tapdisk_copies(tapdisk: Tapdisk, tapdisk_site: Site) -> None:
     scene = run_scene(tapdisk_site, "qcow2")
     tapdisk.misbehave(speed=SLOW)

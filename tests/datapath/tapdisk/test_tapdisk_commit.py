@@ -169,6 +169,7 @@ def test_only_qcow2_is_merged(tapdisk: Tapdisk) -> None:
         datapath.start_commit(DISK, chain[1], chain[2])
 
 
+@pytest.mark.double_only
 def test_cancel_changes_nothing_and_it_may_be_begun_again(tapdisk: Tapdisk) -> None:
     tapdisk.misbehave(speed=SLOW)
     chain, model = tapdisk.chain("qcow2", "a", "b", "c")
@@ -192,6 +193,7 @@ def test_cancel_changes_nothing_and_it_may_be_begun_again(tapdisk: Tapdisk) -> N
     check([chain[0], chain[2]])
 
 
+@pytest.mark.double_only
 def test_it_is_asked_seldom_whatever_the_callers_do(tapdisk: Tapdisk) -> None:
     """Also by several objects, and over restarts of ours: what counts is in the note."""
     tapdisk.misbehave(speed=SLOW)

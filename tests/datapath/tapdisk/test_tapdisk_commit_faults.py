@@ -33,6 +33,7 @@ SLOW = 1 << 16
 """Bytes a second: such a commit does not end within a test."""
 
 
+@pytest.mark.double_only
 @pytest.mark.parametrize("really", [True, False])
 def test_an_end_that_somebody_else_saw_is_decided_by_the_disk(
     tapdisk: Tapdisk, really: bool
@@ -76,6 +77,7 @@ def test_the_end_is_told_once(tapdisk: Tapdisk) -> None:
     assert closed_content([chain[0], chain[2]]) == model
 
 
+@pytest.mark.double_only
 def test_an_end_before_the_end_is_none(tapdisk: Tapdisk) -> None:
     """`concluded` with current < total: failed, whatever the disk says."""
     chain, model = tapdisk.chain("qcow2", "a", "b", "c")
@@ -98,6 +100,7 @@ def test_an_end_before_the_end_is_none(tapdisk: Tapdisk) -> None:
     assert closed_content([chain[0], chain[2]]) == model
 
 
+@pytest.mark.double_only
 def test_a_job_that_fails(tapdisk: Tapdisk) -> None:
     chain, model = tapdisk.chain("qcow2", "a", "b", "c")
     datapath = tapdisk.datapath()
@@ -113,6 +116,7 @@ def test_a_job_that_fails(tapdisk: Tapdisk) -> None:
     assert closed_content(chain) == model
 
 
+@pytest.mark.double_only
 @pytest.mark.parametrize("generation", [3, 4])
 def test_success_without_a_job(tapdisk: Tapdisk, generation: int) -> None:
     tapdisk.misbehave(no_job=1, generation=generation)
@@ -128,6 +132,7 @@ def test_success_without_a_job(tapdisk: Tapdisk, generation: int) -> None:
     assert closed_content(chain) == model
 
 
+@pytest.mark.double_only
 def test_a_merge_into_the_root_instead_of_the_parent_is_seen(tapdisk: Tapdisk) -> None:
     """The first generation, taken for a later one. The disk is right, and so is what is told."""
     tapdisk.misbehave(generation=1)
@@ -146,6 +151,7 @@ def test_a_merge_into_the_root_instead_of_the_parent_is_seen(tapdisk: Tapdisk) -
     assert closed_content(chain) == model
 
 
+@pytest.mark.double_only
 def test_death_in_the_middle(tapdisk: Tapdisk) -> None:
     chain, model = tapdisk.chain("qcow2", "a", "b", "c")
     datapath = tapdisk.datapath()
@@ -174,6 +180,7 @@ def test_death_in_the_middle(tapdisk: Tapdisk) -> None:
     check([chain[0], chain[2]])
 
 
+@pytest.mark.double_only
 def test_too_late_to_cancel(tapdisk: Tapdisk) -> None:
     tapdisk.misbehave(cancel_busy=1)
     chain, model = tapdisk.chain("qcow2", "a", "b", "c")
@@ -188,6 +195,7 @@ def test_too_late_to_cancel(tapdisk: Tapdisk) -> None:
     assert closed_content([chain[0], chain[2]]) == model
 
 
+@pytest.mark.double_only
 def test_a_cancel_that_is_answered_with_an_error_and_works(tapdisk: Tapdisk) -> None:
     """As the first two generations do when they wait for its end."""
     tapdisk.misbehave(cancel_as_error=1, speed=SLOW)
@@ -201,6 +209,7 @@ def test_a_cancel_that_is_answered_with_an_error_and_works(tapdisk: Tapdisk) -> 
     assert closed_content(chain) == model
 
 
+@pytest.mark.double_only
 def test_a_job_that_a_pause_ended(tapdisk: Tapdisk) -> None:
     """Somebody pauses and resumes beside us."""
     tapdisk.misbehave(speed=SLOW)
@@ -218,6 +227,7 @@ def test_a_job_that_a_pause_ended(tapdisk: Tapdisk) -> None:
     assert served_content(str(endpoint.nbd)) == model
 
 
+@pytest.mark.double_only
 def test_a_job_of_somebody_else(tapdisk: Tapdisk) -> None:
     tapdisk.misbehave(speed=SLOW)
     chain, _ = tapdisk.chain("qcow2", "a", "b", "c")
@@ -236,6 +246,7 @@ def test_a_job_of_somebody_else(tapdisk: Tapdisk) -> None:
     assert end_of(datapath).state is JobState.DONE
 
 
+@pytest.mark.double_only
 def test_a_tapdisk_that_cannot_merge(tapdisk: Tapdisk) -> None:
     """As upstream: the messages are unknown to it."""
     tapdisk.misbehave(upstream=1)
@@ -247,6 +258,7 @@ def test_a_tapdisk_that_cannot_merge(tapdisk: Tapdisk) -> None:
     assert datapath.job(DISK) is None
 
 
+@pytest.mark.double_only
 def test_a_tapdisk_that_hangs(tapdisk: Tapdisk) -> None:
     """The lost wake-up: all of it stands still. It is said so, and closing still ends it."""
     chain, model = tapdisk.chain("qcow2", "a", "b", "c")
@@ -276,6 +288,7 @@ def test_a_tapdisk_that_hangs(tapdisk: Tapdisk) -> None:
     assert closed_content(left) == model
 
 
+@pytest.mark.double_only
 def test_a_close_ends_it(tapdisk: Tapdisk) -> None:
     tapdisk.misbehave(speed=SLOW)
     chain, model = tapdisk.chain("qcow2", "a", "b", "c")

@@ -53,6 +53,7 @@ def test_a_leaf_is_merged_under_a_writer(
     verify_closed(scene)
 
 
+@pytest.mark.double_only
 def test_a_pause_that_cannot_be_taken_back(
     tapdisk: Tapdisk, tapdisk_site: Site, cow_format: str
 ) -> None:

@@ -25,6 +25,7 @@ FORMATS = Formats(run)
 QUICK = Patience(answer=5.0, pause=0.4)
 
 
+@pytest.mark.double_only
 def test_a_pause_that_stays_is_told_and_not_repeated(tapdisk: Tapdisk, cow_format: str) -> None:
     chain, model = tapdisk.chain(cow_format, "a", "b")
     datapath = tapdisk.datapath(patience=QUICK)
@@ -54,6 +55,7 @@ def test_a_pause_that_stays_is_told_and_not_repeated(tapdisk: Tapdisk, cow_forma
     assert closed_content(chain) == writer.data
 
 
+@pytest.mark.double_only
 def test_a_frozen_disk_can_be_closed(tapdisk: Tapdisk) -> None:
     chain, model = tapdisk.chain("qcow2", "a", "b")
     datapath = tapdisk.datapath(patience=QUICK)
@@ -66,6 +68,7 @@ def test_a_frozen_disk_can_be_closed(tapdisk: Tapdisk) -> None:
     assert closed_content(chain) == model
 
 
+@pytest.mark.double_only
 def test_a_resume_that_fails_may_be_repeated(tapdisk: Tapdisk, cow_format: str) -> None:
     chain, model = tapdisk.chain(cow_format, "a", "b")
     datapath = tapdisk.datapath()
@@ -84,6 +87,7 @@ def test_a_resume_that_fails_may_be_repeated(tapdisk: Tapdisk, cow_format: str) 
     assert served_content(str(endpoint.nbd)) == writer.data
 
 
+@pytest.mark.double_only
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_refresh_that_fails_goes_back(tapdisk: Tapdisk, cow_format: str, failures: int) -> None:
     """To the old parent; where even that fails, the disk is left paused, and it may be repeated."""

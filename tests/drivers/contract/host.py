@@ -43,6 +43,8 @@ class Host:
         kind = driver.info.sr_type
         self.sr_ref = pool.introduce_sr(uuid=self.sr_uuid, sr_type=kind, **sr)
         pool.create_pbd(self.sr_ref, pool.this_host().ref, self.device_config)
+        # Made by a fixture, used in a fork: each opens the database itself.
+        pool.close()
 
     def call(self, command: str, *args: str, **members: Any) -> Any:
         """Carry out one request; raises `SmError`."""

@@ -33,8 +33,8 @@ class Place(ABC):
         """How the place is reached: nothing is there at first. The same one each time."""
 
     @abstractmethod
-    def foreign(self) -> dict[str, str] | None:
-        """How a place is reached where somebody else's data is; None where there can be none."""
+    def foreign(self) -> dict[str, str]:
+        """How a place is reached where somebody else's data is."""
 
     @abstractmethod
     def foreign_content(self) -> bytes:
@@ -57,7 +57,7 @@ class FolderPlace(Place):
     def device_config(self) -> dict[str, str]:
         return {"location": str(self.folder / "place")}
 
-    def foreign(self) -> dict[str, str] | None:
+    def foreign(self) -> dict[str, str]:
         letter = self.folder / "full" / "letter.txt"
         letter.parent.mkdir()
         letter.write_text("dear")

@@ -11,6 +11,9 @@ from tests.drivers.contract.place import FolderPlace, Place
 from tests.drivers.contract.suite import *  # noqa: F403 - the suite
 from tests.drivers.contract.toy import MemoryPlace
 
+# What others mount meanwhile must not be taken for ours: all mounts are compared.
+pytestmark = pytest.mark.own_namespaces
+
 
 @pytest.fixture(params=[FolderPlace, MemoryPlace])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:

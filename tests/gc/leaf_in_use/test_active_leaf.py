@@ -15,7 +15,6 @@ from sm.gc.leaf_in_use import convergence
 from sm.gc.leaf_in_use.convergence import Speed
 from sm.journal import Entry
 from tests.datapath.clients import Writer, content
-from tests.datapath.qsd.test_qsd_file import needs_fuse
 from tests.gc import killed
 from tests.gc.active import SIZE, ActiveScene, SavedScene
 from tests.gc.merges.test_online import collect_here, kill, until_asked_to_yield
@@ -123,11 +122,10 @@ def test_marks_outlast_what_comes_after(cow_format: str, site: Site) -> None:
     scene.verify()
 
 
-@pytest.mark.parametrize("speed", [0, SLOW])
+# QCOW2 is mirrored, which has no rounds that a speed would lead to.
+@pytest.mark.parametrize(("cow_format", "speed"), [("qcow2", 0), ("vhd", 0), ("vhd", SLOW)])
 def test_the_collector_killed_at_every_step(speed: int, cow_format: str, new_site: NewSite) -> None:
     """The guest writes all the time; whoever comes next lets it go on if it is held."""
-    if speed and cow_format == "qcow2":
-        pytest.skip("a mirror has no rounds")
     make = large_scene if speed else leaf_scene
     scene = make(new_site("whole"), cow_format)
     steps = killed.steps_of(scene.site, scene.sr, speed)
@@ -355,7 +353,7 @@ def test_a_disk_whose_process_is_gone_is_merged_as_one_at_rest(cow_format: str, 
     scene.verify()
 
 
-@needs_fuse
+@pytest.mark.own_namespaces
 def test_a_disk_that_is_shown_as_a_file_keeps_its_leaf(site: Site) -> None:
     """It cannot be paused; what is below its leaf is merged."""
     scene = leaf_scene_at_rest(site)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,11 @@ from sm.gc.merges import merge
 from sm.gc.merges.merge import Done
 from tests.gc.active import ActiveScene
 from tests.gc.merges.test_crash import Scene, coalesce_scene, pull_into_leaf_scene, pull_scene
-from tests.support import guest
+from tests.support import guest, small_disk
 from tests.support.site import MIB, Site
-from tests.support.small_disk import mounted
 
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 96 MiB."""
-    with mounted(tmp_path / "small", megabytes=96) as folder:
-        yield folder
+SMALL = 96
+"""So many MiB has the file system that is nearly full."""
 
 
 def collect(scene: Scene) -> list[Done]:
@@ -95,17 +89,21 @@ def full_scene(folder: Path, image_format: str, free: int) -> Scene:
     return scene
 
 
-def test_with_little_space_it_gives_back_as_it_goes(cow_format: str, small_disk: Path) -> None:
-    scene = full_scene(small_disk, cow_format, 22 * MIB)
+@pytest.mark.own_namespaces
+def test_with_little_space_it_gives_back_as_it_goes(cow_format: str, tmp_path: Path) -> None:
+    folder = small_disk.mount(tmp_path / "small", SMALL)
+    scene = full_scene(folder, cow_format, 22 * MIB)
     (done,) = collect(scene)
     assert done.action == "coalesce"
     assert done.bytes_copied >= 20 * MIB
-    (small_disk / "filler").unlink()
+    (folder / "filler").unlink()
     scene.verify_tidy(5)
 
 
-def test_with_too_little_space_it_says_what_is_missing(cow_format: str, small_disk: Path) -> None:
-    scene = full_scene(small_disk, cow_format, 12 * MIB)
+@pytest.mark.own_namespaces
+def test_with_too_little_space_it_says_what_is_missing(cow_format: str, tmp_path: Path) -> None:
+    folder = small_disk.mount(tmp_path / "small", SMALL)
+    scene = full_scene(folder, cow_format, 12 * MIB)
     before = {image.path: image.path.stat() for image in scene.site.chain(scene.sr, scene.disk)}
     report = scene.site.sm("gc", "run", "--sr", scene.sr)
     assert actions(report) == ["delete"]
@@ -116,7 +114,7 @@ def test_with_too_little_space_it_says_what_is_missing(cow_format: str, small_di
     assert {path: status.st_mtime_ns for path, status in before.items()} == {
         path: status.st_mtime_ns for path, status in after.items()
     }
-    (small_disk / "filler").unlink()
+    (folder / "filler").unlink()
     scene.verify()
     scene.site.sm("gc", "run", "--sr", scene.sr)
     scene.verify_tidy(5)

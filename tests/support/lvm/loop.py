@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.lvm.tools import call
+from tests.support.lvm.tools import SECTOR, call
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,43 @@ def attached(file: Path, size: int) -> Iterator[LoopDisk]:
     """
     with file.open("xb") as made:
         made.truncate(size)
+    with attached_file(file) as disk:
+        yield disk
+
+
+@contextmanager
+def attached_file(file: Path) -> Iterator[LoopDisk]:
+    """The same for a file that is there."""
     disk = LoopDisk(Path(call("losetup", "--find", "--show", file).strip()), file)
     try:
+        _make_ordinary(disk.device)
         yield disk
     finally:
-        remove_mapped(disk.device)
-        call("losetup", "--detach", disk.device)
+        detach(disk.device)
+
+
+def detach(device: Path) -> None:
+    """Remove all that is mapped onto a loop device, and give it back."""
+    remove_mapped(device)
+    call("losetup", "--detach", device)
+
+
+def _make_ordinary(device: Path) -> None:
+    """Undo what its last user may have left.
+
+    A device that was made read-only stays so when it is detached, and when it is attached again.
+    """
+    call("blockdev", "--setrw", device)
+    told = Path("/sys/class/block", device.name)
+    state = {
+        "read-only": int((told / "ro").read_text()),
+        "sector": int((told / "queue/logical_block_size").read_text()),
+        "partscan": int((told / "loop/partscan").read_text()),
+        "offset": int((told / "loop/offset").read_text()),
+        "sizelimit": int((told / "loop/sizelimit").read_text()),
+    }
+    ordinary = {"read-only": 0, "sector": SECTOR, "partscan": 0, "offset": 0, "sizelimit": 0}
+    assert state == ordinary, f"{device} cannot be made an ordinary disk"
 
 
 def remove_mapped(device: Path) -> None:

@@ -1,12 +1,11 @@
-"""Images on real block devices."""
+"""VHD images on real block devices."""
 
 from __future__ import annotations
 
 import os
 import random
-import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -14,31 +13,19 @@ import pytest
 from sm.cowutil.errors import ImageBusy
 from sm.cowutil.vhd.block_file import Access, open_file
 from tests.cowutil.vhd.vhd_support import MIB, content, fill, open_disk, qemu_content, ref, util
+from tests.support.lvm.loop import attached_file
 
 
 @pytest.fixture
 def devices(tmp_path: Path) -> Iterator[list[Path]]:
     """Two loop devices of 24 MiB full of old data."""
-    if os.geteuid() != 0:
-        pytest.skip("loop devices need root")
-    found: list[Path] = []
-    try:
+    with ExitStack() as stack:
+        found = []
         for number in range(2):
             backing = tmp_path / f"backing{number}"
             backing.write_bytes(random.Random(number).randbytes(24 * MIB))
-            made = subprocess.run(
-                ["losetup", "--find", "--show", backing],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if made.returncode:
-                pytest.skip(f"no loop devices here: {made.stderr}")
-            found.append(Path(made.stdout.strip()))
+            found.append(stack.enter_context(attached_file(backing)).device)
         yield found
-    finally:
-        for device in found:
-            subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def footer_at_the_end(device: Path) -> bytes:
@@ -104,12 +91,11 @@ def test_a_volume_that_was_enlarged_or_cut(devices: list[Path]) -> None:
     assert footer_at_the_end(device)[:8] == b"conectix"
 
 
-def test_a_volume_too_small_for_the_tables(devices: list[Path], tmp_path: Path) -> None:
-    small = tmp_path / "backing0"
-    subprocess.run(["losetup", "--detach", devices[0]], check=True)
-    os.truncate(small, MIB)
-    subprocess.run(["losetup", devices[0], small], check=True)
+def test_a_volume_too_small_for_the_tables(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.write_bytes(random.Random(1).randbytes(MIB))
     before = small.read_bytes()
-    with pytest.raises(OSError, match="No space left"):
-        util().create(devices[0], 1000 << 30)
-    assert small.read_bytes() == before
+    with attached_file(small) as disk:
+        with pytest.raises(OSError, match="No space left"):
+            util().create(disk.device, 1000 << 30)
+        assert disk.device.read_bytes() == before
