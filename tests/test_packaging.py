@@ -74,6 +74,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.world
 def test_wheel_holds_the_code(built: Path) -> None:
     names = zipfile.ZipFile(next(built.glob("*.whl"))).namelist()
     assert set(MEMBERS) <= set(names)
@@ -81,6 +82,7 @@ def test_wheel_holds_the_code(built: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"sm"}
 
 
+@pytest.mark.world
 def test_source_distribution_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         archive.extractall(tmp_path)
@@ -98,6 +100,7 @@ def test_source_distribution_builds_the_same_wheel(built: Path, tmp_path: Path) 
     assert sorted(again) == sorted(first)
 
 
+@pytest.mark.world
 def test_installed_wheel_answers(built: Path, tmp_path: Path) -> None:
     wheel = next(built.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import select
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from tests.support.memory import memory_folder
+from tests.support.session import VARIABLE
 from tests.support.uml import init, keeper, lvm_settings
 from tests.support.uml.setup import (
     MODULES,
@@ -129,6 +131,8 @@ class Guest:
                 "HOME": str(self._state),
                 # Its memory is a file there.
                 "TMPDIR": str(memory_folder(setup.memory_mib) or "/var/tmp"),
+                # What a session of tests finds it by, should its keeper be killed.
+                VARIABLE: os.environ.get(VARIABLE, ""),
             },
         }
         print(json.dumps(order), file=self._orders, flush=True)
