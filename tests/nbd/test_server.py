@@ -20,6 +20,7 @@ from sm.nbd.server import MAX_CLIENTS, NbdServer
 from sm.nbd.traffic import Traffic
 from tests.datapath.clients import content, qemu_io
 from tests.nbd.client import Client, Gone, MemoryDisk
+from tests.support.patience import patient, until
 
 SIZE = 8 << 20
 
@@ -55,7 +56,7 @@ def test_foreign_clients_see_and_change_the_disk(disk: MemoryDisk, tmp_path: Pat
     assert disk.flushes > before
     source = tmp_path / "source"
     source.write_bytes(random.Random(2).randbytes(SIZE))
-    subprocess.run(["nbdcopy", "--flush", source, uri(tmp_path)], check=True, timeout=60)
+    subprocess.run(["nbdcopy", "--flush", source, uri(tmp_path)], check=True, timeout=patient(60))
     assert disk.data == source.read_bytes()
 
 
@@ -237,7 +238,7 @@ def test_pause_holds_requests_and_resume_answers_them(
     with pytest.raises(TimeoutError):
         client.answer(cookie)
     assert not any(disk.data[:10])
-    client.peer.settimeout(20)
+    client.peer.settimeout(patient(20))
     server.resume()
     assert client.answer(cookie)[0] == 0
     assert other.read(0, 10) == (0, b"x" * 10)
@@ -261,7 +262,7 @@ def test_what_cannot_go_on_is_let_go(tmp_path: Path) -> None:
     with pytest.raises(Gone):
         huge.take(1)
     strange = socket.socket(socket.AF_UNIX)
-    strange.settimeout(20)
+    strange.settimeout(patient(20))
     strange.connect(str(tmp_path / "nbd"))
     strange.recv(protocol.GREETING.size, socket.MSG_WAITALL)
     strange.sendall(protocol.CLIENT_FLAGS.pack(4))
@@ -276,7 +277,7 @@ def test_what_cannot_go_on_is_let_go(tmp_path: Path) -> None:
 def test_options(tmp_path: Path) -> None:
     client = Client.__new__(Client)
     client.peer = socket.socket(socket.AF_UNIX)
-    client.peer.settimeout(20)
+    client.peer.settimeout(patient(20))
     client.peer.connect(str(tmp_path / "nbd"))
     client.take(protocol.GREETING.size)
     client.peer.sendall(protocol.CLIENT_FLAGS.pack(3))
@@ -306,10 +307,7 @@ def test_no_more_clients_than_there_is_memory_for(server: NbdServer, tmp_path: P
         Client(tmp_path / "nbd")
     for each in clients:
         each.close()
-    deadline = time.monotonic() + 20
-    while server.clients:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not server.clients)
     assert Client(tmp_path / "nbd").read(0, 1) == (0, b"\0")
 
 
@@ -332,10 +330,7 @@ def test_hostile_bytes(
         good = Client(tmp_path / "nbd", structured=True)
         assert good.read(0, SIZE)[1] == disk.data
         good.close()
-        deadline = time.monotonic() + 30
-        while server.clients:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: not server.clients)
     finally:
         threading.excepthook = hook
     assert died == []

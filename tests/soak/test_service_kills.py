@@ -21,10 +21,11 @@ from sm.datapath.choose import Datapaths
 from sm.gc.state.status import State
 from sm.owner import Owner
 from tests.datapath.clients import content
-from tests.gc.running import GC, status, wait_until
+from tests.gc.running import GC, status
 from tests.soak.durable_writer import DurableWriter
 from tests.soak.rounds import SEED, rounds
 from tests.support import invariants
+from tests.support.patience import patient, until
 from tests.support.site import MIB, Refused, Site
 
 SIZE = 16 * MIB
@@ -74,7 +75,7 @@ class Guest:
         os.kill(found[1].endpoint.pid, signal.SIGKILL)
         self.writer.cut_off()
         # Its clients know before it is gone, and an activation in between finds it still alive.
-        wait_until(lambda: datapaths.find(disk) is None, "the end of the process")
+        until(lambda: datapaths.find(disk) is None, "the end of the process")
         uri = self.site.activate(self.disk)
         self.writer.check(content(uri, SIZE))
         self.writer = self._begin(bytes(self.writer.data), uri)
@@ -112,7 +113,7 @@ class Service:
         try:
             yield service
             service._process.terminate()
-            assert service._process.wait(30) == 0
+            assert service._process.wait(patient(30)) == 0
         finally:
             service._process.kill()
             service._process.wait()
@@ -202,7 +203,7 @@ def test_killed_service_and_datapaths(tmp_path: Path) -> None:
                 victim = dice.choice(["worker", "supervisor", "both", "datapath"])
                 killed[victim] += 1
                 at_work[victim] += kill(service, dice.choice(guests), victim)
-        wait_until(lambda: service.worker, "a worker")
+        until(lambda: service.worker, "a worker")
         rest(site, sr, guests)
     disks: dict[str, bytes] = {}
     for guest in guests:

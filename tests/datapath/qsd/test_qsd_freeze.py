@@ -26,6 +26,7 @@ from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK, SIBLING
 from tests.datapath.qsd.test_qsd_file import needs_fuse
 from tests.nbd.client import Client, connect
+from tests.support.patience import patient
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ class SlowClient(Client):
 
     def __init__(self, path: Path) -> None:
         self.peer = socket.socket(socket.AF_UNIX)
-        self.peer.settimeout(20)
+        self.peer.settimeout(patient(20))
         self.peer.connect(str(path))
         self.structured = False
         self._cookies = count(1)

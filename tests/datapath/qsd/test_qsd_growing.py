@@ -12,10 +12,11 @@ from sm.datapath.base import DatapathFailed, Gauge, JobState, Level
 from sm.datapath.qsd.datapath import QsdDatapath
 from sm.errors import Busy
 from sm.nbd.protocol import Command
-from tests.datapath.clients import Writer, content, qemu_io, until
+from tests.datapath.clients import Writer, content, qemu_io
 from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK
 from tests.nbd.client import connect
+from tests.support.patience import until
 
 PACE = 1 << 30
 MIB = 1 << 20

@@ -22,7 +22,7 @@ from sm.datapath.qsd.qmp import Qmp
 from sm.errors import Unimplemented
 from sm.nbd.protocol import Command
 from sm.owner import start_time
-from tests.datapath.clients import Writer, content, qemu_io, until
+from tests.datapath.clients import Writer, content, qemu_io
 from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK
 from tests.datapath.qsd.crash import Action, killed_at
@@ -31,6 +31,7 @@ from tests.datapath.qsd.test_qsd_file import needs_fuse
 from tests.datapath.qsd.test_qsd_freeze import SlowClient
 from tests.nbd.client import Gone, connect
 from tests.soak.durable_writer import DurableWriter
+from tests.support.patience import until
 
 LIMIT = 20.0
 

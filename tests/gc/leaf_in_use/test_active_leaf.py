@@ -21,9 +21,9 @@ from tests.gc.active import SIZE, ActiveScene, SavedScene
 from tests.gc.merges.test_online import collect_here, kill, until_asked_to_yield
 from tests.soak.durable_writer import DurableWriter
 from tests.support.killing import killed_at
-from tests.support.site import MIB, NewSite, Site
+from tests.support.site import MIB, PAUSE_SECONDS, NewSite, Site
 
-SLOW = 52 << 10
+SLOW = int(1040 << 10) / PAUSE_SECONDS
 """Bytes per second, with which a leaf of a few MiB must get smaller before a pause."""
 
 SWITCH = ["pause", "unhide", "supersede", "resume"]

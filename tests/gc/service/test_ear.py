@@ -10,6 +10,7 @@ from sm.errors import LockFailed
 from sm.gc.service.ear import AT_REST, Ear, asked_by, request
 from sm.kick import kick, send, socket_path
 from sm.locks import Locks
+from tests.support.patience import patient
 
 
 def test_a_kick_before_the_sleep_ends_it(tmp_path: Path) -> None:
@@ -17,13 +18,13 @@ def test_a_kick_before_the_sleep_ends_it(tmp_path: Path) -> None:
     with Ear.open(path) as ear:
         assert kick(tmp_path, "sr")
         began = time.monotonic()
-        ear.wait(20)
+        ear.wait(patient(20))
         assert ear.heard() == [b"kick"]
         threading.Timer(0.1, ear.wake).start()
-        ear.wait(20)
+        ear.wait(patient(20))
         assert ear.heard() == []
         send(path, request("me.ask"))
-        ear.wait(20)
+        ear.wait(patient(20))
         assert [asked_by(message) for message in ear.heard()] == ["me.ask"]
         assert time.monotonic() - began < 15
         ear.answer("nobody.ask", AT_REST)
@@ -46,10 +47,10 @@ def test_a_lock_is_for_one_thread(tmp_path: Path) -> None:
     with locks.hold("sr", "x", "one"), locks.hold("sr", "x", "again"):
         thread = threading.Thread(target=other)
         thread.start()
-        thread.join(10)
+        thread.join(patient(10))
     assert len(refused) == 1
     assert "one" in refused[0]
     thread = threading.Thread(target=other)
     thread.start()
-    thread.join(10)
+    thread.join(patient(10))
     assert len(refused) == 1

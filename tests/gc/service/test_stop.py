@@ -18,17 +18,8 @@ from tests.datapath.clients import content, qemu_io
 from tests.gc.active import ActiveScene
 from tests.gc.killed import killed_at
 from tests.gc.merges.test_crash import Scene, leaf_scene
-from tests.gc.running import (
-    SLACK,
-    STOP_SECONDS,
-    children,
-    collector,
-    copying,
-    end,
-    history,
-    status,
-    wait_until,
-)
+from tests.gc.running import SLACK, STOP_SECONDS, children, collector, copying, end, history, status
+from tests.support.patience import patient, until
 from tests.support.site import MIB, Site
 
 QEMU_IMG = "/usr/bin/qemu-img"
@@ -56,7 +47,7 @@ def test_sigterm_while_it_copies(cow_format: str, site: Site) -> None:
     """Also with qemu-img under way, of which nothing is left; the next start goes on from there."""
     scene = slow_scene(site, cow_format)
     with collector(site, "--sr", scene.sr) as process:
-        wait_until(lambda: copying(site, scene.sr), "a copy")
+        until(lambda: copying(site, scene.sr), "a copy")
         tools = children(process.pid)
         assert any("qemu-img" in each for each in tools.values()) == (cow_format == "qcow2")
         assert end(process) < STOP_SECONDS + SLACK
@@ -82,7 +73,7 @@ def test_sigterm_while_a_datapath_copies(site: Site) -> None:
     scene.delete(first)
     limit(scene, "1")
     with collector(site, "--sr", scene.sr) as process:
-        wait_until(lambda: copying(site, scene.sr), "a copy")
+        until(lambda: copying(site, scene.sr), "a copy")
         scene.write(MIB, MIB, 3)
         assert end(process) < STOP_SECONDS + SLACK
     scene.verify_active()
@@ -97,7 +88,7 @@ def test_sigterm_while_a_datapath_copies(site: Site) -> None:
 def test_whoever_wants_the_disk_mends_what_a_stop_left(cow_format: str, site: Site) -> None:
     scene = slow_scene(site, cow_format)
     with collector(site, "--sr", scene.sr) as process:
-        wait_until(lambda: copying(site, scene.sr), "a copy")
+        until(lambda: copying(site, scene.sr), "a copy")
         end(process)
     assert claims.standing(site.repository(scene.sr))
     began = time.monotonic()
@@ -149,7 +140,7 @@ def test_sigterm_while_it_mends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         slow_repairs(tmp_path / "bin", patched)
         for how in ((), ("--recover",), ("--once",)):
             with collector(scene.site, "--sr", scene.sr, *how) as process:
-                wait_until(lambda: children(process.pid), "a repair")
+                until(lambda: children(process.pid), "a repair")
                 assert end(process) < STOP_SECONDS + SLACK
             (still,) = repository.journal.entries()
             assert (still.key, still.stage) == (entry.key, "copy")
@@ -162,11 +153,11 @@ def test_sigterm_while_it_mends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_detach_does_not_wait_for_a_copy(cow_format: str, site: Site) -> None:
     scene = slow_scene(site, cow_format)
     with collector(site, "--sr", scene.sr) as process:
-        wait_until(lambda: copying(site, scene.sr), "a copy")
+        until(lambda: copying(site, scene.sr), "a copy")
         began = time.monotonic()
         site.sm("sr", "detach", scene.sr)
         assert time.monotonic() - began < STOP_SECONDS + SLACK
-        assert process.wait(20) == 0
+        assert process.wait(patient(20)) == 0
     assert not list((site.root / "run" / "gc").glob("*.hold"))
     limit(scene, "none")
     site.sm("sr", "attach", scene.sr)
@@ -192,12 +183,12 @@ def test_a_detach_that_was_killed_holds_nobody_off(site: Site) -> None:
         assert holding.stdout.readline() == b"held\n"
         with collector(site, "--sr", scene.sr):
             try:
-                wait_until(status_path(site.root / "run", scene.sr).exists, "the start")
+                until(status_path(site.root / "run", scene.sr).exists, "the start")
                 time.sleep(0.5)
                 assert site.images(scene.sr) == before, "it worked although it was held off"
             finally:
                 holding.kill()
-            wait_until(lambda: site.images(scene.sr) == {scene.disk}, "the work")
+            until(lambda: site.images(scene.sr) == {scene.disk}, "the work")
     assert not list(folder.glob("*.hold"))
     scene.verify_tidy(1)
 
@@ -205,7 +196,7 @@ def test_a_detach_that_was_killed_holds_nobody_off(site: Site) -> None:
 def test_an_sr_without_disks_is_destroyed_while_its_images_are_merged(site: Site) -> None:
     scene = slow_scene(site, "vhd")
     with collector(site, "--sr", scene.sr) as process:
-        wait_until(lambda: copying(site, scene.sr), "a copy")
+        until(lambda: copying(site, scene.sr), "a copy")
         # What the copy works on cannot be deleted: so the test hides it, as a crash might leave it.
         repository = site.repository(scene.sr)
         image = repository.store.path(scene.disk, "vhd")
@@ -213,5 +204,5 @@ def test_an_sr_without_disks_is_destroyed_while_its_images_are_merged(site: Site
         began = time.monotonic()
         site.sm("sr", "destroy", scene.sr)
         assert time.monotonic() - began < STOP_SECONDS + SLACK + 2
-        assert process.wait(20) == 0
+        assert process.wait(patient(20)) == 0
     assert not list(image.parent.glob("*.vhd"))

@@ -20,18 +20,10 @@ from sm.gc.service.supervisor import summary
 from sm.gc.state.status import RunningJob, State, Status, status_path
 from sm.kick import PASS_ON, kick_anywhere, send, short_address, supervisor_path
 from sm.owner import Owner
-from tests.gc.running import (
-    GC,
-    SLACK,
-    STOP_SECONDS,
-    collector,
-    copying,
-    end,
-    status,
-    wait_until,
-)
+from tests.gc.running import GC, SLACK, STOP_SECONDS, collector, copying, end, status
 from tests.gc.service.test_worker import several
 from tests.hosts.hosts import Host
+from tests.support.patience import patient, until
 from tests.support.site import MIB, Site
 
 UNIT = Path(__file__).parents[3] / "etc" / "systemd" / "sm-gc.service"
@@ -100,19 +92,19 @@ def test_workers_come_and_go_with_their_srs(manager: Manager, site: Site) -> Non
     first = site.create_sr("one")
     with collector(site) as process:
         assert "READY" in manager.hears(lambda said: said)
-        wait_until(lambda: worker(site, first), "the first worker")
+        until(lambda: worker(site, first), "the first worker")
         second = site.create_sr("two")
-        wait_until(lambda: worker(site, second), "the second worker")
+        until(lambda: worker(site, second), "the second worker")
         manager.hears(lambda said: said["STATUS"] == "2 SRs: 2 idle" and said["WATCHDOG"] == "1")
         disk = site.create_vdi(second, "vhd")
         snapshot = site.snapshot(disk)
         site.delete(snapshot)
-        wait_until(lambda: site.images(second) == {disk}, "the work")
+        until(lambda: site.images(second) == {disk}, "the work")
         left = worker(site, first)
         site.sm("sr", "detach", first)
-        wait_until(lambda: gone(left), "the end of the first worker")
+        until(lambda: gone(left), "the end of the first worker")
         site.sm("sr", "attach", first)
-        wait_until(lambda: worker(site, first), "the first worker again")
+        until(lambda: worker(site, first), "the first worker again")
         pids = [worker(site, sr) for sr in (first, second)]
         assert end(process) < STOP_SECONDS + SLACK
         assert process.returncode == 0
@@ -124,8 +116,8 @@ def test_workers_come_and_go_with_their_srs(manager: Manager, site: Site) -> Non
 def test_one_supervisor_for_a_host(site: Site) -> None:
     site.create_sr()
     with collector(site):
-        wait_until(supervisor_path(site.root / "run").exists, "its start")
-        ended = site.process(*GC[1:], timeout=30)
+        until(supervisor_path(site.root / "run").exists, "its start")
+        ended = site.process(*GC[1:], timeout=patient(30))
         assert ended.returncode == 1
         assert "supervisor" in ended.stderr
         assert "Traceback" not in ended.stderr
@@ -137,13 +129,13 @@ def test_a_worker_that_crashes_is_started_again_later_each_time(site: Site) -> N
     starts = []
     with collector(site):
         for _ in range(2):
-            wait_until(lambda: copying(site, scene.sr), "a copy")
+            until(lambda: copying(site, scene.sr), "a copy")
             starts.append(time.monotonic())
             os.kill(worker(site, scene.sr) or 0, signal.SIGKILL)
-            wait_until(lambda: worker(site, scene.sr) is None, "the crash")
+            until(lambda: worker(site, scene.sr) is None, "the crash")
         site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "none")
-        wait_until(lambda: site.images(scene.sr) == {disk}, "the work")
-        wait_until(lambda: status(site, scene.sr).state is State.IDLE, "rest")
+        until(lambda: site.images(scene.sr) == {disk}, "the work")
+        until(lambda: status(site, scene.sr).state is State.IDLE, "rest")
         starts.append(time.monotonic())
     assert starts[1] - starts[0] > 1
     assert starts[2] - starts[1] > 2
@@ -155,16 +147,16 @@ def test_a_worker_that_hangs_is_killed(manager: Manager, site: Site) -> None:
     site.configure(gc_quiet_seconds=0, gc_hang_seconds=5)
     sr = site.create_sr()
     with collector(site) as process:
-        wait_until(lambda: worker(site, sr), "the worker")
-        wait_until(lambda: status(site, sr).state is State.IDLE, "rest")
+        until(lambda: worker(site, sr), "the worker")
+        until(lambda: status(site, sr).state is State.IDLE, "rest")
         hung = worker(site, sr)
         time.sleep(6)
         assert worker(site, sr) == hung, "one at rest was taken for hung"
         os.kill(hung or 0, signal.SIGSTOP)
         manager.drain()
         manager.hears(lambda said: "WATCHDOG" not in said)
-        wait_until(lambda: gone(hung), "its end", 60)
-        wait_until(lambda: worker(site, sr), "another worker")
+        until(lambda: gone(hung), "its end", 60)
+        until(lambda: worker(site, sr), "another worker")
         manager.hears(lambda said: "WATCHDOG" in said)
         assert process.poll() is None
 
@@ -172,11 +164,11 @@ def test_a_worker_that_hangs_is_killed(manager: Manager, site: Site) -> None:
 def test_workers_end_with_their_supervisor(site: Site) -> None:
     sr = site.create_sr()
     with collector(site) as process:
-        wait_until(lambda: worker(site, sr), "the worker")
+        until(lambda: worker(site, sr), "the worker")
         left = worker(site, sr)
         process.kill()
         process.wait()
-        wait_until(lambda: gone(left), "the end of the worker")
+        until(lambda: gone(left), "the end of the worker")
 
 
 def test_quiet_after_an_attach_but_not_when_asked(site: Site) -> None:
@@ -186,10 +178,10 @@ def test_quiet_after_an_attach_but_not_when_asked(site: Site) -> None:
     site.sm("sr", "attach", scene.sr)
     other = site.create_vdi(scene.sr, "vhd")
     with collector(site):
-        wait_until(lambda: status(site, scene.sr).state is State.QUIET, "the quiet time")
+        until(lambda: status(site, scene.sr).state is State.QUIET, "the quiet time")
         site.delete(other)
-        wait_until(lambda: other not in site.images(scene.sr), "the deletion")
-        wait_until(lambda: status(site, scene.sr).state is State.QUIET, "the quiet time again")
+        until(lambda: other not in site.images(scene.sr), "the deletion")
+        until(lambda: status(site, scene.sr).state is State.QUIET, "the quiet time again")
         waiting = {each.image: each for each in status(site, scene.sr).waiting}
         assert waiting[disk].code == "quiet"
         assert 200 < (waiting[disk].next_attempt or 0) - time.time() <= 300
@@ -203,14 +195,14 @@ def test_a_run_by_hand_and_a_supervisor_take_turns(site: Site) -> None:
     scene, (disk,) = several(site, "vhd", 1)
     site.configure(gc_quiet_seconds=0)
     by_hand = site.start("gc", "run", "--sr", scene.sr)
-    wait_until(lambda: copying(site, scene.sr), "a copy")
+    until(lambda: copying(site, scene.sr), "a copy")
     with collector(site):
-        wait_until(supervisor_path(site.root / "run").exists, "its start")
+        until(supervisor_path(site.root / "run").exists, "its start")
         time.sleep(2)
         assert worker(site, scene.sr) == by_hand.pid
         site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "none")
         assert site.result(by_hand)["done"][-1]["leaf"] == disk
-        wait_until(lambda: worker(site, scene.sr), "the worker")
+        until(lambda: worker(site, scene.sr), "the worker")
     scene.verify_tidy(1)
 
 
@@ -228,11 +220,11 @@ def test_activation_on_another_host_kicks_the_master(tmp_path: Path) -> None:
     try:
         second.sm("vdi", "activate", disk)  # nobody listens anywhere
         with collector(second), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as kicks:
-            wait_until(supervisor_path(second.root / "run").exists, "the supervisor")
+            until(supervisor_path(second.root / "run").exists, "the supervisor")
             heard.parent.mkdir(parents=True, exist_ok=True)
             with short_address(heard) as address:
                 kicks.bind(address)
-            kicks.settimeout(30)
+            kicks.settimeout(patient(30))
             second.sm("vdi", "deactivate", disk)
             assert kicks.recv(64) == b"kick"
             assert worker(second, sr) is None, "it is not the master"
@@ -259,12 +251,12 @@ def test_loss_of_mastership_ends_a_worker(tmp_path: Path) -> None:
     sr = str(shared["uuid"])
     second.sm("sr", "attach", sr)
     with collector(first), collector(second):
-        wait_until(lambda: worker(first, sr), "the master's worker")
+        until(lambda: worker(first, sr), "the master's worker")
         left = worker(first, sr)
         with sqlite3.connect(database) as connection:
             connection.execute("UPDATE sr SET master = ?", (second.ref,))
-        wait_until(lambda: gone(left), "its end")
-        wait_until(lambda: worker(second, sr), "the new master's worker")
+        until(lambda: gone(left), "its end")
+        until(lambda: worker(second, sr), "the new master's worker")
         assert worker(first, sr) is None
 
 
