@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,11 +14,6 @@ from tests.support.patience import patient
 from tests.support.site import Site
 
 GC = (sys.executable, "-m", "sm.gc.daemon")
-
-STOP_SECONDS = 2.0
-"""What a stop may take; the tests wait longer, because the machine may be loaded."""
-
-SLACK = 4.0
 
 
 def status(site: Site, sr: str) -> Status:
@@ -49,15 +43,13 @@ def collector(site: Site, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            process.wait(patient(20))
+            process.wait(patient(60))
 
 
-def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> float:
-    """Send a signal; returns in how many seconds the process was gone."""
-    began = time.monotonic()
-    process.send_signal(number)
-    process.wait(patient(30))
-    return time.monotonic() - began
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Tell a collector to stop, and wait until it is gone; returns its exit status."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(patient(60))
 
 
 def children(pid: int) -> dict[int, str]:

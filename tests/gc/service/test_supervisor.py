@@ -15,12 +15,16 @@ from typing import Any
 
 import pytest
 
+from sm import config
+from sm.gc.service import supervisor
 from sm.gc.service.notify import Notifier
 from sm.gc.service.supervisor import summary
+from sm.gc.service.worker import GLANCE_SECONDS
 from sm.gc.state.status import RunningJob, State, Status, status_path
 from sm.kick import PASS_ON, kick_anywhere, send, short_address, supervisor_path
 from sm.owner import Owner
-from tests.gc.running import GC, SLACK, STOP_SECONDS, collector, copying, end, status
+from sm.pool.open import open_pool
+from tests.gc.running import GC, collector, copying, end, status
 from tests.gc.service.test_worker import several
 from tests.hosts.hosts import Host
 from tests.support.patience import patient, until
@@ -53,16 +57,24 @@ class Manager:
 
     def hears(self, true: Callable[[dict[str, str]], Any]) -> dict[str, str]:
         """Wait for a message; returns it."""
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
+
+        def heard() -> dict[str, str] | None:
             try:
                 text = self._socket.recv(4096).decode()
             except TimeoutError:
-                continue
+                return None
             message = dict(line.split("=", 1) for line in text.splitlines())
-            if true(message):
-                return message
-        raise AssertionError("it was not heard in time")
+            return message if true(message) else None
+
+        found = until(heard, "a message to systemd")
+        assert found is not None
+        return found
+
+    def looks(self, times: int) -> None:
+        """Wait until the supervisor has looked after everything so many times more."""
+        self.drain()
+        for _ in range(times + 1):  # the first one may have begun before
+            self.hears(lambda said: "WATCHDOG" in said)
 
     def drain(self) -> list[str]:
         """All that was said up to now."""
@@ -106,8 +118,7 @@ def test_workers_come_and_go_with_their_srs(manager: Manager, site: Site) -> Non
         site.sm("sr", "attach", first)
         until(lambda: worker(site, first), "the first worker again")
         pids = [worker(site, sr) for sr in (first, second)]
-        assert end(process) < STOP_SECONDS + SLACK
-        assert process.returncode == 0
+        assert end(process) == 0
         assert all(map(gone, pids))
         manager.hears(lambda said: "STOPPING" in said)
     assert not supervisor_path(site.root / "run").exists()
@@ -124,33 +135,55 @@ def test_one_supervisor_for_a_host(site: Site) -> None:
 
 
 def test_a_worker_that_crashes_is_started_again_later_each_time(site: Site) -> None:
+    """How much later: `test_the_wait_after_a_crash_doubles`."""
     scene, (disk,) = several(site, "vhd", 1)
     site.configure(gc_quiet_seconds=0)
-    starts = []
     with collector(site):
         for _ in range(2):
             until(lambda: copying(site, scene.sr), "a copy")
-            starts.append(time.monotonic())
             os.kill(worker(site, scene.sr) or 0, signal.SIGKILL)
             until(lambda: worker(site, scene.sr) is None, "the crash")
         site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "none")
         until(lambda: site.images(scene.sr) == {disk}, "the work")
         until(lambda: status(site, scene.sr).state is State.IDLE, "rest")
-        starts.append(time.monotonic())
-    assert starts[1] - starts[0] > 1
-    assert starts[2] - starts[1] > 2
     scene.verify_tidy(1)
+
+
+def test_the_wait_after_a_crash_doubles(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a limit, and from the start again after a life that was long enough."""
+    now = [1000.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
+    settings = config.load(site.root)
+    with open_pool(settings, None) as pool:
+        watching = supervisor.Supervisor(settings, pool)
+        charge = supervisor._Charge("sr")
+
+        def crash(lived: float) -> float:
+            """How long is waited after a worker that lived so long."""
+            ended = subprocess.Popen(["false"], stdin=subprocess.PIPE)
+            ended.wait()
+            charge.child, charge.started = ended, now[0]  # type: ignore[assignment]
+            now[0] += lived
+            watching._reap(charge)
+            return charge.not_before - now[0]
+
+        assert [crash(0.5) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+        assert [crash(lived) for lived in (61, 1, 61)] == [1, 2, 1]
 
 
 def test_a_worker_that_hangs_is_killed(manager: Manager, site: Site) -> None:
     """Stopped by a signal it says nothing; then systemd does not hear either that all is well."""
-    site.configure(gc_quiet_seconds=0, gc_hang_seconds=5)
+    hang_seconds = 2 * GLANCE_SECONDS + patient(0.5)
+    site.configure(gc_quiet_seconds=0, gc_hang_seconds=hang_seconds)
     sr = site.create_sr()
     with collector(site) as process:
         until(lambda: worker(site, sr), "the worker")
         until(lambda: status(site, sr).state is State.IDLE, "rest")
         hung = worker(site, sr)
-        time.sleep(6)
+        said = status_path(site.root / "run", sr)
+        late = said.stat().st_mtime + 1.5 * hang_seconds
+        until(lambda: said.stat().st_mtime > late, "a word of a worker at rest")
+        manager.looks(1)
         assert worker(site, sr) == hung, "one at rest was taken for hung"
         os.kill(hung or 0, signal.SIGSTOP)
         manager.drain()
@@ -175,7 +208,10 @@ def test_quiet_after_an_attach_but_not_when_asked(site: Site) -> None:
     scene, (disk,) = several(site, "vhd", 1)
     site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "none")
     site.sm("sr", "detach", scene.sr)
+    attached = time.time()
     site.sm("sr", "attach", scene.sr)
+    quiet = site.repository(scene.sr).settings.gc_quiet_seconds
+    latest = time.time() + quiet
     other = site.create_vdi(scene.sr, "vhd")
     with collector(site):
         until(lambda: status(site, scene.sr).state is State.QUIET, "the quiet time")
@@ -184,13 +220,13 @@ def test_quiet_after_an_attach_but_not_when_asked(site: Site) -> None:
         until(lambda: status(site, scene.sr).state is State.QUIET, "the quiet time again")
         waiting = {each.image: each for each in status(site, scene.sr).waiting}
         assert waiting[disk].code == "quiet"
-        assert 200 < (waiting[disk].next_attempt or 0) - time.time() <= 300
+        assert attached + quiet <= (waiting[disk].next_attempt or 0) <= latest
         report = site.sm("gc", "run", "--sr", scene.sr)
         assert report["done"][-1]["action"] == "leaf-coalesce"
     scene.verify_tidy(1)
 
 
-def test_a_run_by_hand_and_a_supervisor_take_turns(site: Site) -> None:
+def test_a_run_by_hand_and_a_supervisor_take_turns(manager: Manager, site: Site) -> None:
     """While a command collects, the supervisor starts nothing; after it, it does."""
     scene, (disk,) = several(site, "vhd", 1)
     site.configure(gc_quiet_seconds=0)
@@ -198,7 +234,7 @@ def test_a_run_by_hand_and_a_supervisor_take_turns(site: Site) -> None:
     until(lambda: copying(site, scene.sr), "a copy")
     with collector(site):
         until(supervisor_path(site.root / "run").exists, "its start")
-        time.sleep(2)
+        manager.looks(2)
         assert worker(site, scene.sr) == by_hand.pid
         site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "none")
         assert site.result(by_hand)["done"][-1]["leaf"] == disk
@@ -206,7 +242,7 @@ def test_a_run_by_hand_and_a_supervisor_take_turns(site: Site) -> None:
     scene.verify_tidy(1)
 
 
-def test_activation_on_another_host_kicks_the_master(tmp_path: Path) -> None:
+def test_activation_on_another_host_kicks_the_master(manager: Manager, tmp_path: Path) -> None:
     """Its supervisor passes the kick on; without one, or without an answer, nothing is missed."""
     database = tmp_path / "pool.db"
     first, second = (Host(tmp_path, name, database) for name in ("alpha", "beta"))
@@ -229,13 +265,11 @@ def test_activation_on_another_host_kicks_the_master(tmp_path: Path) -> None:
             assert kicks.recv(64) == b"kick"
             assert worker(second, sr) is None, "it is not the master"
             first.kill()
-            began = time.monotonic()
             second.sm("vdi", "activate", disk)
-            assert time.monotonic() - began < 10
             second.sm("vdi", "deactivate", disk)
             assert send(supervisor_path(second.root / "run"), PASS_ON + b"\xff../nonsense")
             kick_anywhere(second.root / "run", sr)
-            time.sleep(0.5)
+            manager.looks(2)
     finally:
         if first.service is not None:
             first.kill()

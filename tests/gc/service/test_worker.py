@@ -15,7 +15,7 @@ import pytest
 
 from sm import activation, process
 from sm.cowutil.vhd.block_file import Access, open_file
-from sm.gc.state.ledger import Ledger, Result
+from sm.gc.state.ledger import FIRST_DELAY, Ledger, Result
 from sm.gc.state.status import Delayed, State
 from sm.kick import kick
 from tests.datapath.clients import content
@@ -45,7 +45,7 @@ def several(site: Site, image_format: str, count: int) -> tuple[Scene, list[str]
     scene.delete(scene.disk)
     site.sm("gc", "run", "--sr", scene.sr)
     disks = [add_merge(scene, image_format) for _ in range(count)]
-    rate(scene, "1")
+    rate(scene, "0.2")
     return scene, disks
 
 
@@ -115,8 +115,8 @@ def test_a_failure_waits_for_its_time_also_after_a_restart(site: Site) -> None:
             (waiting,) = status(site, scene.sr).waiting
         assert (waiting.image, waiting.code) == (disk, "failed")
         assert waiting.next_attempt is not None
-        assert waiting.next_attempt > time.time() + 20
         failed = [job for job in history(site, scene.sr) if job.result is Result.FAILED]
+        assert waiting.next_attempt >= failed[0].began + FIRST_DELAY
         assert len(failed) == 1, "it was tried again at once"
         assert Ledger(site.root / "gc.db").failures(scene.sr)[disk].count == 1
     chain[0].path.write_bytes(whole)
@@ -136,8 +136,7 @@ def test_a_run_by_hand_is_done_by_the_collector_that_runs(site: Site) -> None:
     site.sm("gc", "limit", "--sr", scene.sr, "--hours", f"{hour}:00-{hour}:01")
     with collector(site, "--sr", scene.sr) as process_:
         until(lambda: status(site, scene.sr).state is State.OUTSIDE_HOURS, "the hours")
-        time.sleep(0.5)
-        assert disk in {each.image for each in status(site, scene.sr).waiting}
+        until(lambda: disk in {each.image for each in waits(scene)})
         report = site.sm("gc", "run", "--sr", scene.sr)
         assert [(step["action"], step["leaf"]) for step in report["done"]] == [
             ("leaf-coalesce", disk)
@@ -205,20 +204,18 @@ def test_the_end_of_the_hours_stops_a_copy(site: Site) -> None:
         until(lambda: status(site, scene.sr).state is State.OUTSIDE_HOURS, "the end")
         (waiting,) = waits(scene)
         assert (waiting.image, waiting.code) == (disk, "outside-hours")
-        assert (waiting.next_attempt or 0) > time.time() + 3600
+        assert time.localtime(waiting.next_attempt)[3:5] == (hour, 0)
         assert site.repository(scene.sr).journal.entries() == []
     scene.verify()
 
 
 def test_an_activation_ends_a_slow_copy_soon(cow_format: str, site: Site) -> None:
-    """However slow its limit makes it."""
+    """However slow its limit makes it: it is overtaken, and not waited for."""
     scene, (disk,) = several(site, cow_format, 1)
     rate(scene, "0.1")
     with collector(site, "--sr", scene.sr):
         until(lambda: copying(site, scene.sr), "a copy")
-        began = time.monotonic()
         uri = site.activate(disk)
-        assert time.monotonic() - began < 10
         assert content(uri, 8 * MIB) == scene.models[disk].data
         site.deactivate(disk)
     # The oldest is the last; what came after it found the disk in use, or at rest again.
@@ -314,7 +311,7 @@ def test_names_that_change_without_a_kick_are_noticed(site: Site) -> None:
         shutil.copy(repository.store.path(scene.disk, "vhd"), hidden)
         repository.formats.cow("vhd").set_hidden(hidden, True)
         hidden.rename(path)
-        until(lambda: not path.exists(), "its deletion", 20)
+        until(lambda: not path.exists(), "its deletion")
     scene.verify_tidy(1)
 
 
@@ -329,7 +326,7 @@ def test_a_collector_that_was_killed_is_followed_by_the_next(site: Site) -> None
     with collector(site, "--sr", scene.sr) as process_:
         until(lambda: site.images(scene.sr) == {disk}, "the work")
         until(lambda: idle(scene), "rest")
-        assert end(process_) < 10
+        end(process_)
     scene.verify_tidy(1)
 
 
@@ -361,14 +358,13 @@ def test_a_limit_is_heeded_by_a_datapath_that_copies(site: Site) -> None:
     scene.write(0, 60 * MIB, 2)
     scene.snapshot()
     scene.delete(first)
-    site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "2")
+    site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "0.5")
     with collector(site, "--sr", scene.sr):
         until(lambda: copying(site, scene.sr), "a copy")
-        began = time.monotonic()
         time.sleep(2)
-        assert copying(site, scene.sr), "60 MiB at 1 MiB a second take longer"
+        (job,) = status(site, scene.sr).jobs
+        assert 0 < job.bytes_done < job.bytes_total / 2, "60 MiB of it take minutes"
         site.sm("gc", "limit", "--sr", scene.sr, "--rate-mib", "none")
-        until(lambda: len(site.images(scene.sr)) == 3, "the end")
-        assert time.monotonic() - began < 30, "the limit was gone"
+        until(lambda: len(site.images(scene.sr)) == 3, "the end of a copy without a limit")
     scene.verify_active()
     scene.verify()

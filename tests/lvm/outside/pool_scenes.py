@@ -147,10 +147,8 @@ def master_service_stopped(scene: Scene) -> None:
     assert master.service is not None
     pid = master.service.pid
     collector = master.start_collector(scene.sr)
-    until(
-        lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T",
-        seconds=60,
-    )
+    stat = Path(f"/proc/{pid}/stat")
+    until(lambda: b") T " in stat.read_bytes(), "that it stands still")
     _require_held(scene)
     os.kill(pid, signal.SIGCONT)
     _, said = collector.communicate(timeout=patient(60))
