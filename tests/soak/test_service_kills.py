@@ -36,7 +36,7 @@ RATE = "8"
 KILLS_IN_A_ROUND = 5
 """Between two times of rest, when everything is compared."""
 
-LONGEST_WAIT = 1.5
+LONGEST_WAIT = patient(1.5)
 """Seconds for the collector to begin with a copy, before it is killed whatever it does."""
 
 MOST_SNAPSHOTS = 3
