@@ -27,7 +27,7 @@ class Host(Site):
             "pool_database": str(database),
             "host_uuid": self.uuid,
             "host_name": name,
-            "lock_seconds": "20",
+            "lock_seconds": f"{patient(20):g}",
         }
         super().__init__(folder / name, **{**settings, **options})
 

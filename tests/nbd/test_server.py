@@ -231,7 +231,7 @@ def test_pause_holds_requests_and_resume_answers_them(
     server: NbdServer, disk: MemoryDisk, tmp_path: Path
 ) -> None:
     client = Client(tmp_path / "nbd")
-    server.pause(5)
+    server.pause(patient(5))
     cookie = client.send(Command.WRITE, 0, data=b"x" * 10)
     other = Client(tmp_path / "nbd")  # a handshake needs no disk
     client.peer.settimeout(0.3)
@@ -249,7 +249,7 @@ def test_a_silent_payload_does_not_hold_up_a_pause(server: NbdServer, tmp_path: 
     head = protocol.REQUEST.pack(protocol.REQUEST_MAGIC, 0, Command.WRITE, 1, 0, 4096)
     client.peer.sendall(head + b"x" * 100)
     time.sleep(0.1)
-    server.pause(5)
+    server.pause(patient(5))
     server.resume()
     client.peer.sendall(b"x" * 3996)
     assert client.answer(1)[0] == 0
