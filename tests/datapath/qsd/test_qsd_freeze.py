@@ -125,9 +125,10 @@ def test_who_was_connecting_loses_nothing(subject: Qsd, monkeypatch: pytest.Monk
     assert late.read(0, 4096)[0] == errno.EIO
     assert late.do(Command.WRITE_ZEROES, 0, 4096) == errno.EIO
     assert late.do(Command.WRITE, 0, data=b"l" * 4096) == errno.EIO
-    monkeypatch.setattr(qmp_module, "SECONDS", 0.5)
+    monkeypatch.setattr(qmp_module, "SECONDS", patient(0.1))
     with pytest.raises(OutcomeUnknown):
         datapath.resume(DISK, chain)
+    monkeypatch.undo()
     found = datapath.find(DISK)
     assert found is not None
     assert found.paused
@@ -154,7 +155,7 @@ def test_storage_that_hangs(subject: Qsd, monkeypatch: pytest.MonkeyPatch) -> No
     os.kill(below.pid, signal.SIGSTOP)
     try:
         waiting = client.send(Command.WRITE, 4096, data=b"w" * 4096)
-        monkeypatch.setattr(qmp_module, "SECONDS", 0.5)
+        monkeypatch.setattr(qmp_module, "SECONDS", patient(0.1))
         with pytest.raises(OutcomeUnknown):
             datapath.pause(DISK)
     finally:

@@ -31,7 +31,7 @@ from tests.datapath.qsd.test_qsd_file import needs_fuse
 from tests.datapath.qsd.test_qsd_freeze import SlowClient
 from tests.nbd.client import Gone, connect
 from tests.soak.durable_writer import DurableWriter
-from tests.support.patience import until
+from tests.support.patience import patient, until
 
 LIMIT = 20.0
 
@@ -186,9 +186,10 @@ def test_who_was_connecting_loses_nothing(subject: Qsd, monkeypatch: pytest.Monk
     with pytest.raises(FileNotFoundError):
         connect(endpoint.nbd)
     left = subject.take_name(chain, 1)
-    monkeypatch.setattr(qmp_module, "SECONDS", 0.5)
+    monkeypatch.setattr(qmp_module, "SECONDS", patient(0.1))
     with pytest.raises(OutcomeUnknown):
         datapath.resume(DISK, left)
+    monkeypatch.undo()
     late.close()
     datapath.resume(DISK, left)
     assert early.answer(waiting)[0] == 0

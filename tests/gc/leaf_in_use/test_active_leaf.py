@@ -19,6 +19,7 @@ from tests.gc import killed
 from tests.gc.active import SIZE, ActiveScene, SavedScene
 from tests.gc.merges.test_online import collect_here, kill, until_asked_to_yield
 from tests.soak.durable_writer import DurableWriter
+from tests.soak.kill_rounds import HELD
 from tests.support.killing import killed_at
 from tests.support.site import MIB, PAUSE_SECONDS, NewSite, Site
 
@@ -71,7 +72,7 @@ def test_a_leaf_is_merged_while_its_guest_writes(cow_format: str, site: Site) ->
     scene = leaf_scene(site, cow_format)
     with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
         writer.go_on(5)
-        steps = collect_here(scene, lambda: writer.go_on(5), "active-leaf-coalesce: pause")
+        steps = collect_here(scene, lambda: writer.go_on(5), HELD)
         (done,) = (step.done for step in steps if step.done.action == "leaf-coalesce")
         assert done.through == done.leaf == scene.disk
         assert len(done.images) == 2
