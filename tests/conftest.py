@@ -11,11 +11,14 @@ import pytest
 
 from tests.support import namespaces
 from tests.support.leftovers import end_new_processes, remove, remove_dead
+from tests.support.patience import patient
 from tests.support.session import Session, all_sessions
 from tests.support.site import NewSite, Site
 from tests.support.tiers import SOAK, left_out
 
+SECONDS = patient(150)
 SOAK_SECONDS = 4 * 3600
+"""When a test is ended that hangs; `timeout` in setup.cfg is for one that is run without this."""
 
 SESSION = pytest.StashKey[Session]()
 FOUND = pytest.StashKey[list[str]]()
@@ -48,17 +51,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this tier does not run.
+    """Leave out what this tier does not run; and end what hangs, whatever it is.
 
-    A soak takes as long as it is told to; what hangs in it is ended all the same.
+    A soak takes as long as it is told to.
     """
     others = left_out(items)
     if others:
         config.hook.pytest_deselected(items=[item for item in items if item in others])
         items[:] = [item for item in items if item not in others]
-    if SOAK:
-        for item in items:
-            item.add_marker(pytest.mark.timeout(SOAK_SECONDS))
+    for item in items:
+        if SOAK or item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SOAK_SECONDS if SOAK else SECONDS))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

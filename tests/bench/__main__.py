@@ -10,7 +10,21 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.bench import info, levels, loop, lvm, many, memory, merge, nbd, plugin, qemu, scan, vhd
+from tests.bench import (
+    hostile,
+    info,
+    levels,
+    loop,
+    lvm,
+    many,
+    memory,
+    merge,
+    nbd,
+    plugin,
+    qemu,
+    scan,
+    vhd,
+)
 from tests.bench.measure import Row, table
 from tests.bench.workshop import Workshop
 
@@ -20,6 +34,7 @@ BENCHES: Mapping[str, Callable[[Workshop], list[Row]]] = {
     "map": qemu.run_map,
     "check": qemu.run_check,
     "info": info.run,
+    "hostile": hostile.run,
     "memory": memory.run,
     "vhd": vhd.run,
     "merge": merge.run,

@@ -19,8 +19,8 @@ from sm.cli.sizes import parse_size, show_size
 from sm.datapath.choose import Datapaths
 from sm.errors import InvalidArgument, code_table
 from sm.hosts.calls import ask
-from tests.datapath.clients import until
 from tests.support import guest
+from tests.support.patience import until
 from tests.support.site import MIB, Refused, Site
 
 SM = str(Path(sys.executable).with_name("sm"))

@@ -23,6 +23,7 @@ from sm.gc.state.ledger import Ledger
 from sm.gc.state.status import Delayed, State
 from sm.gc.views.overview import delayed
 from tests.support import guest, worker
+from tests.support.patience import patient
 from tests.support.site import MIB, Site
 
 WATCH = (sys.executable, "-m", "sm.cli.main", "gc", "status", "--watch")
@@ -121,14 +122,14 @@ def test_watched_as_json_each_change_is_a_line(site: Site) -> None:
             assert row["jobs"][0]["percent"] == 75.0
         finally:
             watching.send_signal(signal.SIGINT)
-        assert watching.wait(10) == 0
+        assert watching.wait(patient(10)) == 0
         assert watching.stdout.read() == ""
 
 
 def _read_until(descriptor: int, wanted: bytes) -> bytes:
     seen = b""
     while wanted not in seen:
-        ready, _, _ = select.select([descriptor], [], [], 30)
+        ready, _, _ = select.select([descriptor], [], [], patient(30))
         assert ready, f"not seen in time: {wanted!r} in {seen!r}"
         seen += os.read(descriptor, 65536)
     return seen
@@ -147,7 +148,7 @@ def test_watched_on_a_terminal_it_is_redrawn(site: Site) -> None:
             assert b"\x1b[" in _read_until(ours, b"25 %")
         finally:
             watching.send_signal(signal.SIGINT)
-        assert watching.wait(10) == 0
+        assert watching.wait(patient(10)) == 0
     os.close(ours)
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from sm.cli.tree_view import under_way
 from sm.gc.state.status import RunningJob
 from tests.support import guest, worker
+from tests.support.patience import patient
 from tests.support.site import MIB, Site
 
 
@@ -81,4 +82,4 @@ def test_watched_it_follows_the_work(site: Site) -> None:
             assert [each["uuid"] for each in trees] == [disk]
         finally:
             watching.send_signal(signal.SIGINT)
-        assert watching.wait(30) == 0
+        assert watching.wait(patient(30)) == 0

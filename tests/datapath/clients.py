@@ -6,20 +6,12 @@ import json
 import random
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from tests.support.patience import patient, until
+
 BLOCK = 64 << 10
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def qemu_io(uri: str | None, *commands: str) -> str:
@@ -30,7 +22,7 @@ def qemu_io(uri: str | None, *commands: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=patient(60),
     )
     assert "failed" not in ended.stdout.lower(), ended.stdout
     return ended.stdout
@@ -39,7 +31,9 @@ def qemu_io(uri: str | None, *commands: str) -> str:
 def export_info(uri: str | None) -> dict[str, Any]:
     """What libnbd learns of the one export that an NBD URI names."""
     assert uri is not None
-    ended = subprocess.run(["nbdinfo", "--json", uri], capture_output=True, check=True, timeout=60)
+    ended = subprocess.run(
+        ["nbdinfo", "--json", uri], capture_output=True, check=True, timeout=patient(60)
+    )
     (found,) = json.loads(ended.stdout)["exports"]
     return dict(found)
 
@@ -47,7 +41,9 @@ def export_info(uri: str | None) -> dict[str, Any]:
 def content(uri: str | None, size: int) -> bytes:
     """The whole disk, read with libnbd's own copying tool."""
     assert uri is not None
-    ended = subprocess.run(["nbdcopy", uri, "-"], capture_output=True, check=True, timeout=60)
+    ended = subprocess.run(
+        ["nbdcopy", uri, "-"], capture_output=True, check=True, timeout=patient(60)
+    )
     assert len(ended.stdout) == size
     return ended.stdout
 
@@ -103,9 +99,9 @@ class Writer:
     def stop(self) -> None:
         """Finish the round, flush, disconnect; raises what went wrong."""
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(patient(60))
         if self._shell.poll() is None:
-            self._shell.communicate("flush\nquit\n", timeout=30)
+            self._shell.communicate("flush\nquit\n", timeout=patient(30))
         if self.problem is not None:
             raise self.problem
 

@@ -19,6 +19,7 @@ from tests.doctor.scene import Scene, codes, examine
 from tests.hosts.hosts import Host
 from tests.support import guest
 from tests.support.killing import killed_at
+from tests.support.patience import patient, until
 from tests.support.site import MIB, Refused, Site
 
 
@@ -61,9 +62,7 @@ def test_a_killed_datapath_leaves_a_key_and_a_link(scene: Scene) -> None:
     scene.site.activate(scene.disk)
     (active,) = scene.site.sm("vdi", "show", scene.disk)["active"]
     os.kill(active["pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while (found := codes(scene.site)) != ["key-without-process", "dead-link"]:
-        assert time.monotonic() < deadline, found
+    until(lambda: codes(scene.site) == ["key-without-process", "dead-link"])
     assert scene.site.sm("doctor", "--fix", "--yes")["healthy"]
     scene.verify()
     assert scene.site.activate(scene.disk)
@@ -194,7 +193,7 @@ def test_nothing_is_mended_without_an_answer(scene: Scene) -> None:
             stdout=subprocess.PIPE,
         ) as asked:
             os.write(ours, answer)
-            said, _ = asked.communicate(timeout=60)
+            said, _ = asked.communicate(timeout=patient(60))
         os.close(ours)
         os.close(theirs)
         assert b"This would be done:" in said

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sm.pool.base import PoolAdmin
+from tests.support.patience import patient
 from tests.support.plugin import Plugin
 from tests.support.site import MIB, Site
 
@@ -264,7 +265,7 @@ def nbd_size(socket: str, name: str) -> int:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=patient(30),
     )
     return int(ended.stdout)
 

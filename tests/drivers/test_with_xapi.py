@@ -19,6 +19,7 @@ from sm.drivers.iscsi import LvmOverIscsiSr
 from sm.errors import SmError
 from sm.smapi.request import Request
 from tests.pool.xapi_server import XapiServer
+from tests.support.patience import patient
 from tests.support.plugin import Plugin
 from tests.support.site import MIB
 
@@ -137,7 +138,7 @@ def test_the_collector_logs_in_by_itself(toolstack: Toolstack) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patient(60),
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert set(toolstack.vdis()) == {disk}

@@ -5,28 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sm.gc.state.ledger import FinishedJob, Ledger
 from sm.gc.state.status import State, Status
+from tests.support.patience import patient
 from tests.support.site import Site
 
 GC = (sys.executable, "-m", "sm.gc.daemon")
-
-STOP_SECONDS = 2.0
-"""What a stop may take; the tests wait longer, because the machine may be loaded."""
-
-SLACK = 4.0
-
-
-def wait_until(true: Callable[[], object], what: str = "it", seconds: float = 30) -> None:
-    """Wait, for at most half a minute."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"{what} did not happen in time"
-        time.sleep(0.02)
 
 
 def status(site: Site, sr: str) -> Status:
@@ -56,15 +43,13 @@ def collector(site: Site, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            process.wait(20)
+            process.wait(patient(60))
 
 
-def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> float:
-    """Send a signal; returns in how many seconds the process was gone."""
-    began = time.monotonic()
-    process.send_signal(number)
-    process.wait(30)
-    return time.monotonic() - began
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Tell a collector to stop, and wait until it is gone; returns its exit status."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(patient(60))
 
 
 def children(pid: int) -> dict[int, str]:

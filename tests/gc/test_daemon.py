@@ -10,8 +10,9 @@ import pytest
 
 from tests.gc.killed import killed_at
 from tests.gc.merges.test_crash import coalesce_scene
-from tests.gc.running import GC, status, wait_until
+from tests.gc.running import GC, status
 from tests.support import guest
+from tests.support.patience import patient, until
 from tests.support.site import MIB, Refused, Site
 
 
@@ -19,13 +20,13 @@ def test_once(site: Site) -> None:
     sr = site.create_sr()
     disk = site.create_vdi(sr, "qcow2")
     site.delete(site.snapshot(disk))
-    ended = site.process(*GC[1:], "--sr", sr, "--once", timeout=60)
+    ended = site.process(*GC[1:], "--sr", sr, "--once", timeout=patient(60))
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     assert site.images(sr) == {disk}
 
 
 def test_an_sr_that_is_not_there(site: Site) -> None:
-    ended = site.process(*GC[1:], "--sr", "nonsense", "--once", timeout=60)
+    ended = site.process(*GC[1:], "--sr", "nonsense", "--once", timeout=patient(60))
     assert ended.returncode == 1
     assert "is not attached on this host" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -36,26 +37,26 @@ def test_loop_is_kicked_by_a_delete_and_ends_on_sigterm(site: Site) -> None:
     disk = site.create_vdi(sr, "vhd")
     with subprocess.Popen([*GC, "--sr", sr], env=site.environment) as collector:
         try:
-            wait_until((site.root / "run" / "gc" / f"{sr}.sock").exists)
+            until((site.root / "run" / "gc" / f"{sr}.sock").exists)
             for _ in range(2):
                 guest.write(site.chain(sr, disk), 0, MIB, 5)
                 site.delete(site.snapshot(disk))
-                wait_until(lambda: site.images(sr) == {disk})
-                wait_until(lambda: status(site, sr).state == "idle")
+                until(lambda: site.images(sr) == {disk})
+                until(lambda: status(site, sr).state == "idle")
         finally:
             collector.send_signal(signal.SIGTERM)
-        assert collector.wait(10) == 0
+        assert collector.wait(patient(10)) == 0
 
 
 def test_loop_ends_when_the_sr_is_detached(site: Site) -> None:
     sr = site.create_sr()
     disk = site.create_vdi(sr, "vhd")
     with subprocess.Popen([*GC, "--sr", sr], env=site.environment) as collector:
-        wait_until((site.root / "run" / "gc" / f"{sr}.sock").exists)
+        until((site.root / "run" / "gc" / f"{sr}.sock").exists)
         site.delete(disk)
-        wait_until(lambda: site.images(sr) == set())
+        until(lambda: site.images(sr) == set())
         site.sm("sr", "detach", sr)
-        assert collector.wait(30) == 0
+        assert collector.wait(patient(30)) == 0
 
 
 def test_two_collectors_take_turns(site: Site) -> None:
@@ -77,7 +78,7 @@ def test_recovery_is_left_to_a_collector_that_has_just_begun(tmp_path: Path) -> 
     repository = scene.site.repository(scene.sr)
     (entry,) = repository.journal.entries()
     with repository.locks.hold("collector", scene.sr, "a collector that begins"):
-        ended = scene.site.process(*GC[1:], "--sr", scene.sr, "--recover", timeout=60)
+        ended = scene.site.process(*GC[1:], "--sr", scene.sr, "--recover", timeout=patient(60))
         assert (ended.returncode, ended.stderr) == (0, "")
         other = scene.site.create_vdi(scene.sr, "vhd")
         assert repository.journal.entries() == [entry]

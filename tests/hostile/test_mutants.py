@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import subprocess
@@ -10,13 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import patient
+
 ROOT = Path(__file__).parents[2]
 
 MUTANTS = 600
 """Images tried in each run of the tests, besides those of the formats' own tests."""
 
 PROCESSES = 2
-CPU_SECONDS = 120
+CPU_SECONDS = math.ceil(patient(600))
+"""Only the end of a process that would go on for ever."""
+
 ADDRESS_SPACE = 1 << 30
 """Generous, because numpy's libraries alone reserve hundreds of MiB."""
 

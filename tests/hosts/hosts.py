@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.patience import patient, until
 from tests.support.plugin import EXECUTABLES
 from tests.support.site import Site
-
-
-def wait_until(true: Callable[[], bool], what: str = "it") -> None:
-    """Wait, for at most half a minute."""
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline, f"{what} did not happen in time"
-        time.sleep(0.02)
 
 
 class Host(Site):
@@ -35,7 +27,7 @@ class Host(Site):
             "pool_database": str(database),
             "host_uuid": self.uuid,
             "host_name": name,
-            "lock_seconds": "20",
+            "lock_seconds": f"{patient(20):g}",
         }
         super().__init__(folder / name, **{**settings, **options})
 
@@ -61,7 +53,7 @@ class Host(Site):
 
     def wait(self) -> None:
         """Wait until its `sm-hostd` answers."""
-        wait_until(self.answers, f"the start of sm-hostd on {self.name}")
+        until(self.answers, f"the start of sm-hostd on {self.name}")
 
     def start_unheard(self) -> None:
         """Start its `sm-hostd`, and wait until it has said where it listens."""
@@ -71,7 +63,7 @@ class Host(Site):
             with self.pool() as pool:
                 return bool(pool.this_host().address)
 
-        wait_until(registered, f"the start of sm-hostd on {self.name}")
+        until(registered, f"the start of sm-hostd on {self.name}")
 
     def launch(self) -> None:
         """Start its `sm-hostd`."""
@@ -101,7 +93,7 @@ class Host(Site):
         """Tell its `sm-hostd` to end; returns exit status, standard output and error."""
         assert self.service is not None
         self.service.terminate()
-        out, err = self.service.communicate(timeout=60)
+        out, err = self.service.communicate(timeout=patient(60))
         code, self.service = self.service.returncode, None
         return code, out, err
 

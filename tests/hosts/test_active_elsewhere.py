@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -12,14 +11,15 @@ from sm.errors import HostUnreachable
 from sm.gc.collector import Collector
 from tests.datapath.clients import Writer, content, qemu_io
 from tests.hosts.disks import SIZE, keep_leaf, layered, verify, verify_tidy
-from tests.hosts.hosts import Pool, wait_until
+from tests.hosts.hosts import Pool
+from tests.support.patience import patient, until
 from tests.support.site import MIB, Refused
 
 
 def write_some(writer: Writer) -> None:
     """Let a writer do a few rounds more."""
     rounds = writer.rounds
-    wait_until(lambda: writer.rounds >= rounds + 5 or writer.problem is not None)
+    until(lambda: writer.rounds >= rounds + 5 or writer.problem is not None)
 
 
 def test_the_masters_collector_merges_what_another_host_serves(pool: Pool, cow_format: str) -> None:
@@ -67,10 +67,8 @@ def test_a_merge_on_the_master_gives_way_to_another_host(pool: Pool, cow_format:
         if copying.is_set():
             return
         copying.set()
-        deadline = time.monotonic() + 20
-        while not list((pool.master.root / "run" / "gc").glob("*.yield")):
-            assert time.monotonic() < deadline, "nobody asked"
-            time.sleep(0.01)
+        asked = pool.master.root / "run" / "gc"
+        until(lambda: list(asked.glob("*.yield")), "the request to give way")
 
     def collect() -> None:
         collector = Collector(repository, hold)
@@ -79,13 +77,12 @@ def test_a_merge_on_the_master_gives_way_to_another_host(pool: Pool, cow_format:
 
     thread = threading.Thread(target=collect)
     thread.start()
-    assert copying.wait(20)
-    began = time.monotonic()
+    assert copying.wait(patient(20))
+    # A claim that stood to the end of its time limit would have it refused.
     uri = pool.second.activate(disk)
-    assert time.monotonic() - began < 15, "it should not take as long as the time limit"
     assert content(uri, SIZE) == data
     qemu_io(uri, f"write -P 9 {4 * MIB} {MIB}")
-    thread.join(60)
+    thread.join(patient(60))
     assert not thread.is_alive()
     pool.master.collect(pool.sr)
     assert len(pool.master.images(pool.sr)) == 1
@@ -226,4 +223,4 @@ def kill_process(pid: int) -> None:
     from sm.owner import start_time
 
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: start_time(pid) is None)
+    until(lambda: start_time(pid) is None)

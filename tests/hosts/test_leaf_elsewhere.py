@@ -17,6 +17,7 @@ from sm.hosts.calls import ask
 from tests.datapath.clients import Writer, content
 from tests.hosts.disks import SIZE, layered, verify, verify_tidy
 from tests.hosts.hosts import Pool
+from tests.support.patience import patient
 
 CHILD = str(Path(__file__).with_name("switch_child.py"))
 Call = Callable[[str, str, dict[str, str]], str]
@@ -109,7 +110,7 @@ def test_a_host_service_that_dies_with_users_held(pool: Pool, cow_format: str, s
             pool.second.kill()
             request = json.dumps({**arguments, "vdi_uuid": disk, "sr_uuid": pool.sr})
             command = [CHILD, str(pool.second.root), f"leaf-switch: {step}", request]
-            ended = subprocess.run([sys.executable, *command], check=False, timeout=60)
+            ended = subprocess.run([sys.executable, *command], check=False, timeout=patient(60))
             killed.append(ended.returncode)
             raise HostUnreachable("the connection broke before the answer")
         return call(ref, function, arguments)

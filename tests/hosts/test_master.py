@@ -12,6 +12,7 @@ from sm import keys
 from sm.owner import Owner
 from tests.datapath.clients import content, qemu_io
 from tests.hosts.hosts import Host, Pool
+from tests.support.patience import patient
 from tests.support.site import MIB, Refused
 
 
@@ -61,7 +62,7 @@ def test_only_the_master_changes_chains(hosts: tuple[Host, Host, str], tmp_path:
         assert raised.value.error["name"] == "LVMMaster", refused
         assert "on the master" in raised.value.error["advice"]
     for how in ("--once", "--recover"):
-        ended = second.process("-m", "sm.gc.daemon", "--sr", sr, how, timeout=60)
+        ended = second.process("-m", "sm.gc.daemon", "--sr", sr, how, timeout=patient(60))
         assert (ended.returncode, "SR master" in ended.stderr) == (1, True)
     for host in hosts[:2]:
         with pytest.raises(Refused, match=r"another host has it attached|SR master"):

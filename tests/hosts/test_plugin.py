@@ -21,6 +21,7 @@ from sm.owner import Owner
 from sm.pool.xapi import XapiPool
 from tests.datapath.clients import content, qemu_io
 from tests.pool.xapi_server import PLUGINS, XapiServer
+from tests.support.patience import patient
 from tests.support.plugin import EXECUTABLES, Plugin
 from tests.support.site import MIB
 
@@ -107,7 +108,7 @@ def run(name: str, root: Path, *arguments: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patient(60),
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     ((reply,), _) = xmlrpc.client.loads(ended.stdout)
@@ -156,7 +157,7 @@ def test_a_merge_goes_through_the_host_that_serves_the_disk(hosts: XapiHosts) ->
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=patient(60),
         )
         assert ended.returncode == code, ended.stderr
     assert len(hosts.xapi.records["VDI"]) == 1

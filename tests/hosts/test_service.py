@@ -21,7 +21,8 @@ from sm.hosts.calls import hello
 from sm.remote import client, server
 from sm.remote.address import TlsAddress, UnixAddress, parse
 from sm.remote.server import HostServer
-from tests.hosts.hosts import Host, Pool, wait_until
+from tests.hosts.hosts import Host, Pool
+from tests.support.patience import patient, until
 from tests.support.plugin import EXECUTABLES
 from tests.support.site import Refused
 
@@ -85,7 +86,7 @@ def test_it_ends_on_sigterm_and_leaves_no_socket(host: Host) -> None:
 
 
 def test_there_is_one_for_each_host(host: Host) -> None:
-    ended = host.process(str(EXECUTABLES / "sm-hostd"), timeout=60)
+    ended = host.process(str(EXECUTABLES / "sm-hostd"), timeout=patient(60))
     assert ended.returncode == 1
     assert f"sm-hostd (process {host.service.pid}" in ended.stderr  # type: ignore[union-attr]
     assert host.answers()
@@ -173,9 +174,9 @@ def test_whoever_dies_while_it_is_asked_is_unreachable(pool: Pool) -> None:
     with repository.locks.hold("vdi", disk, "a test"):
         thread = threading.Thread(target=asking)
         thread.start()
-        wait_until(lambda: "asked to 'pause'" in log_of(pool.second))
+        until(lambda: "asked to 'pause'" in log_of(pool.second))
         pool.second.kill()
-        thread.join(10)
+        thread.join(patient(10))
     assert len(failed) == 1
     assert "host beta" in failed[0].detail
 
@@ -186,28 +187,31 @@ def log_of(host: Host) -> str:
 
 # The server alone, with shorter limits
 
+READ_SECONDS = patient(0.2)
+"""For a whole request: those who are to be let go never end theirs."""
+
 
 @pytest.fixture
 def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostServer]:
-    monkeypatch.setattr(server, "READ_SECONDS", 0.4)
-    monkeypatch.setattr(server._Handler, "timeout", 0.4)
+    monkeypatch.setattr(server, "READ_SECONDS", READ_SECONDS)
+    monkeypatch.setattr(server._Handler, "timeout", READ_SECONDS)
     monkeypatch.setattr(server, "MAX_CALLS", 2)
     made = HostServer(UnixAddress(tmp_path / "s"), lambda function, _: function.upper())
     threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True).start()
     yield made
-    made.stop(5)
+    made.stop(patient(5))
 
 
 def connected(listener: HostServer) -> socket.socket:
     plain = socket.socket(socket.AF_UNIX)
-    plain.settimeout(10)
+    plain.settimeout(patient(10))
     plain.connect(str(listener.address).removeprefix("unix:"))
     return plain
 
 
 def drip(connection: socket.socket) -> None:
-    """Send a byte now and then, for ten seconds."""
-    for _ in range(500):
+    """Send a byte now and then, for as long as somebody listens."""
+    while True:
         connection.sendall(b" ")
         time.sleep(0.02)
 
@@ -229,7 +233,7 @@ def test_a_caller_that_says_nothing_is_let_go(listener: HostServer) -> None:
 def test_too_many_callers_wait_for_their_turn(listener: HostServer) -> None:
     """Two are silent and take both places; the third is answered once they are let go."""
     with connected(listener), connected(listener):
-        wait_until(lambda: listener._slots._value == 0)
+        until(lambda: listener._slots._value == 0)
         assert client.ask(str(listener.address), "third", {}, None) == "THIRD"
 
 
@@ -261,7 +265,7 @@ def test_a_broken_answer_is_none(tmp_path: Path, reply: bytes) -> None:
         thread.start()
         with pytest.raises(HostUnreachable):
             client.ask(f"unix:{tmp_path / 's'}", "look", {}, None)
-        thread.join(10)
+        thread.join(patient(10))
         listening.setblocking(False)
         with pytest.raises(BlockingIOError):  # it is sent once
             listening.accept()

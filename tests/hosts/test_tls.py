@@ -18,6 +18,7 @@ from sm.remote import client
 from tests.datapath.clients import content, qemu_io
 from tests.hosts.certificates import Authority
 from tests.hosts.hosts import Host
+from tests.support.patience import patient
 from tests.support.plugin import EXECUTABLES
 from tests.support.site import MIB
 
@@ -91,7 +92,7 @@ def test_only_certificates_of_the_authority_get_in(secured: Secured, tmp_path: P
     with pytest.raises(HostUnreachable, match="no certificate"):
         secured.call(secured.second, None)
     port = int(secured.address(secured.second).rpartition(":")[2])
-    with socket.create_connection(("localhost", port), timeout=10) as plain:
+    with socket.create_connection(("localhost", port), timeout=patient(10)) as plain:
         plain.sendall(b"POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert b"HTTP" not in plain.recv(100)
@@ -118,7 +119,7 @@ def test_a_host_that_cannot_prove_its_name_is_not_believed(
 def test_tls_without_certificates_is_refused(tmp_path: Path) -> None:
     for options in (LISTEN, {**LISTEN, **dict.fromkeys(("host_certificate",), "/nowhere")}):
         host = Host(tmp_path, f"h{len(options)}", tmp_path / "p.db", **options)
-        ended = host.process(str(EXECUTABLES / "sm-hostd"), timeout=60)
+        ended = host.process(str(EXECUTABLES / "sm-hostd"), timeout=patient(60))
         assert ended.returncode == 1
         assert "host_key" in ended.stderr
     files = ("host_certificate", "host_key", "host_authority")
@@ -126,5 +127,5 @@ def test_tls_without_certificates_is_refused(tmp_path: Path) -> None:
     credentials = config.load(host.root).credentials
     assert credentials is not None
     assert credentials.key == host.root / "no.pem"
-    ended = host.process(str(EXECUTABLES / "sm-hostd"), timeout=60)
+    ended = host.process(str(EXECUTABLES / "sm-hostd"), timeout=patient(60))
     assert (ended.returncode, "TLS cannot use" in ended.stderr) == (1, True)

@@ -14,10 +14,11 @@ from sm import keys, watching
 from sm.config import load
 from sm.datapath.base import Disk
 from sm.owner import Owner
-from tests.datapath.clients import Writer, content, qemu_io, until
+from tests.datapath.clients import Writer, content, qemu_io
 from tests.lvm.conftest import MIB, LvmSite, made_site
 from tests.support import guest
 from tests.support.lvm.loop import LoopDisk
+from tests.support.patience import until
 
 pytestmark = pytest.mark.one_in(2)
 
@@ -69,7 +70,7 @@ def test_in_a_full_group_users_wait_until_there_is_space(thin: LvmSite, cow_form
     disk = thin.create_vdi(sr, cow_format, SMALL)
     uri = thin.activate(disk)
     with Writer(uri, bytes(SMALL)) as writer:
-        until(lambda: marks(thin, disk) == {keys.WAITS_FOR_SPACE}, 120)
+        until(lambda: marks(thin, disk) == {keys.WAITS_FOR_SPACE}, seconds=120)
         rounds = writer.rounds
         os.kill(watcher(thin, sr, disk), signal.SIGKILL)
         time.sleep(1)
@@ -81,7 +82,7 @@ def test_in_a_full_group_users_wait_until_there_is_space(thin: LvmSite, cow_form
         thin.delete(spare)
         thin.sm("gc", "run", "--sr", sr)
         writer.go_on(10)
-        until(lambda: not marks(thin, disk), 60)
+        until(lambda: not marks(thin, disk), seconds=60)
     assert content(uri, SMALL) == writer.data
     thin.deactivate(disk)
     assert guest.content(thin.chain(sr, disk)) == writer.data
@@ -93,7 +94,7 @@ def test_a_snapshot_under_a_writer_costs_megabytes(thin: LvmSite, cow_format: st
     disk = thin.create_vdi(sr, cow_format, SIZE)
     uri = thin.activate(disk)
     with Writer(uri, bytes(SIZE)) as writer:
-        until(lambda: volume_size(thin, sr, disk, cow_format) > 24 * MIB, 120)
+        until(lambda: volume_size(thin, sr, disk, cow_format) > 24 * MIB, seconds=120)
         snapshot = thin.snapshot(disk)
         assert volume_size(thin, sr, disk, cow_format) <= 28 * MIB
         assert volume_size(thin, sr, snapshot, cow_format) <= 8 * MIB
@@ -101,7 +102,7 @@ def test_a_snapshot_under_a_writer_costs_megabytes(thin: LvmSite, cow_format: st
         writer.go_on(20)
         keeper = watching.keeper_note(load(thin.root))
         os.kill(Owner.parse(keeper.read_text()).pid, signal.SIGKILL)
-        until(lambda: volume_size(thin, sr, disk, cow_format) > 24 * MIB, 120)
+        until(lambda: volume_size(thin, sr, disk, cow_format) > 24 * MIB, seconds=120)
     assert content(uri, SIZE) == writer.data
     thin.deactivate(disk)
     for vdi in (disk, snapshot):

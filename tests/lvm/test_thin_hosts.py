@@ -11,12 +11,13 @@ from sm import keys
 from sm.config import load
 from sm.volumes.lvm import making
 from sm.volumes.lvm.names import group_name
-from tests.datapath.clients import Writer, content, until
+from tests.datapath.clients import Writer, content
 from tests.hosts.hosts import Host
 from tests.lvm.conftest import MIB
 from tests.support import guest
 from tests.support.leftovers import end_processes
 from tests.support.lvm.loop import LoopDisk
+from tests.support.patience import until
 
 SIZE = 64 * MIB
 
@@ -56,12 +57,12 @@ def test_users_wait_for_a_master_that_is_killed(hosts: tuple[Host, Host, str]) -
     with Writer(uri, bytes(SIZE)) as writer:
         writer.go_on(20)
         master.kill()
-        until(lambda: waits() == {keys.WAITS_FOR_MASTER}, 120)
+        until(lambda: waits() == {keys.WAITS_FOR_MASTER}, seconds=120)
         assert writer.problem is None
         rounds = writer.rounds
         master.start()
-        until(lambda: writer.rounds > rounds + 20, 120)
-        until(lambda: not waits(), 60)
+        until(lambda: writer.rounds > rounds + 20, seconds=120)
+        until(lambda: not waits(), seconds=60)
     assert content(uri, SIZE) == writer.data
     other.deactivate(disk)
     assert guest.content(other.chain(sr, disk)) == writer.data

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 from sm.nbd import protocol
 from sm.nbd.protocol import Command, Option, OptionReply
+from tests.support.patience import patient
 
 NAME = b"vdi"
 
@@ -68,7 +69,7 @@ class Client:
 
     def __init__(self, path: Path, *, structured: bool = False, export: bytes = NAME) -> None:
         self.peer = socket.socket(socket.AF_UNIX)
-        self.peer.settimeout(20)
+        self.peer.settimeout(patient(20))
         self.peer.connect(str(path))
         self.structured = structured
         self._cookies = count(1)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.datapath.clients import content, qemu_io
 from tests.support import guest
+from tests.support.patience import patient
 from tests.support.site import MIB, Site
 
 SIZE = 16 * MIB
@@ -29,7 +30,9 @@ def served(site: Site, cow_format: str) -> Iterator[tuple[Site, str, str, str]]:
 
 def run(*command: str) -> str:
     """A command that has to end well."""
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=patient(120), check=False
+    )
     assert ended.returncode == 0, ended.stderr + ended.stdout
     return ended.stdout
 
@@ -54,7 +57,7 @@ def test_nbdkit_as_client(served: tuple[Site, str, str, str]) -> None:
         ["nbdkit", "-U", "-", "nbd", f"uri={uri}", "--run", 'nbdcopy "$uri" -'],
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=patient(60),
     )
     assert ended.stdout == content(uri, SIZE)
     assert ended.stdout == bytes(MIB) + bytes([5]) * (4 * MIB) + bytes(SIZE - 5 * MIB)

@@ -20,6 +20,7 @@ from sm.nbd.server import MAX_CLIENTS, NbdServer
 from sm.nbd.traffic import Traffic
 from tests.datapath.clients import content, qemu_io
 from tests.nbd.client import Client, Gone, MemoryDisk
+from tests.support.patience import patient, until
 
 SIZE = 8 << 20
 
@@ -55,7 +56,7 @@ def test_foreign_clients_see_and_change_the_disk(disk: MemoryDisk, tmp_path: Pat
     assert disk.flushes > before
     source = tmp_path / "source"
     source.write_bytes(random.Random(2).randbytes(SIZE))
-    subprocess.run(["nbdcopy", "--flush", source, uri(tmp_path)], check=True, timeout=60)
+    subprocess.run(["nbdcopy", "--flush", source, uri(tmp_path)], check=True, timeout=patient(60))
     assert disk.data == source.read_bytes()
 
 
@@ -230,14 +231,14 @@ def test_pause_holds_requests_and_resume_answers_them(
     server: NbdServer, disk: MemoryDisk, tmp_path: Path
 ) -> None:
     client = Client(tmp_path / "nbd")
-    server.pause(5)
+    server.pause(patient(5))
     cookie = client.send(Command.WRITE, 0, data=b"x" * 10)
     other = Client(tmp_path / "nbd")  # a handshake needs no disk
     client.peer.settimeout(0.3)
     with pytest.raises(TimeoutError):
         client.answer(cookie)
     assert not any(disk.data[:10])
-    client.peer.settimeout(20)
+    client.peer.settimeout(patient(20))
     server.resume()
     assert client.answer(cookie)[0] == 0
     assert other.read(0, 10) == (0, b"x" * 10)
@@ -248,7 +249,7 @@ def test_a_silent_payload_does_not_hold_up_a_pause(server: NbdServer, tmp_path: 
     head = protocol.REQUEST.pack(protocol.REQUEST_MAGIC, 0, Command.WRITE, 1, 0, 4096)
     client.peer.sendall(head + b"x" * 100)
     time.sleep(0.1)
-    server.pause(5)
+    server.pause(patient(5))
     server.resume()
     client.peer.sendall(b"x" * 3996)
     assert client.answer(1)[0] == 0
@@ -261,7 +262,7 @@ def test_what_cannot_go_on_is_let_go(tmp_path: Path) -> None:
     with pytest.raises(Gone):
         huge.take(1)
     strange = socket.socket(socket.AF_UNIX)
-    strange.settimeout(20)
+    strange.settimeout(patient(20))
     strange.connect(str(tmp_path / "nbd"))
     strange.recv(protocol.GREETING.size, socket.MSG_WAITALL)
     strange.sendall(protocol.CLIENT_FLAGS.pack(4))
@@ -276,7 +277,7 @@ def test_what_cannot_go_on_is_let_go(tmp_path: Path) -> None:
 def test_options(tmp_path: Path) -> None:
     client = Client.__new__(Client)
     client.peer = socket.socket(socket.AF_UNIX)
-    client.peer.settimeout(20)
+    client.peer.settimeout(patient(20))
     client.peer.connect(str(tmp_path / "nbd"))
     client.take(protocol.GREETING.size)
     client.peer.sendall(protocol.CLIENT_FLAGS.pack(3))
@@ -306,10 +307,7 @@ def test_no_more_clients_than_there_is_memory_for(server: NbdServer, tmp_path: P
         Client(tmp_path / "nbd")
     for each in clients:
         each.close()
-    deadline = time.monotonic() + 20
-    while server.clients:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not server.clients)
     assert Client(tmp_path / "nbd").read(0, 1) == (0, b"\0")
 
 
@@ -332,10 +330,7 @@ def test_hostile_bytes(
         good = Client(tmp_path / "nbd", structured=True)
         assert good.read(0, SIZE)[1] == disk.data
         good.close()
-        deadline = time.monotonic() + 30
-        while server.clients:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: not server.clients)
     finally:
         threading.excepthook = hook
     assert died == []

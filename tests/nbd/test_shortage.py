@@ -10,8 +10,8 @@ import pytest
 
 from sm.nbd.protocol import Command
 from sm.nbd.server import NbdServer
-from tests.datapath.clients import until
 from tests.nbd.client import MemoryDisk, connect
+from tests.support.patience import until
 
 SIZE = 1 << 20
 FULL_FROM = 512 << 10

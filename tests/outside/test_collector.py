@@ -8,11 +8,12 @@ import json
 import time
 
 from tests.gc.merges.test_crash import Scene, coalesce_scene
-from tests.gc.running import collector, history, wait_until
+from tests.gc.running import collector, history
 from tests.support.killing import SM
 from tests.support.outside.clock import WrongClock
 from tests.support.outside.disk import FailingDisk
 from tests.support.outside.programs import program
+from tests.support.patience import until
 from tests.support.saved import Saved
 from tests.support.site import MIB, Site
 from tests.support.tiers import SOAK, chosen, every
@@ -105,4 +106,4 @@ def remove(scene: Scene, snapshot: str, images: int) -> None:
         entries = site.repository(scene.sr).journal.entries()
         return not entries and len(site.images(scene.sr)) == images
 
-    wait_until(merged, "the merge", 120)
+    until(merged, "the merge")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.datapath.clients import until
 from tests.support.outside.disk import CHANGES, Call, FailingDisk
 from tests.support.outside.programs import program
+from tests.support.patience import until
 
 KIB = 1 << 10
 MIB = 1 << 20

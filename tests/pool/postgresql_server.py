@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,13 +13,15 @@ from urllib.parse import quote
 
 import psycopg
 
+from tests.support.patience import patient, until
+
 USER = "postgres"
 PREFIX = "sm-postgresql-"
 ROOM = 4 << 30
 """More than the databases of a whole run take, in bytes."""
 
-START_SECONDS = 60
-STOP_SECONDS = 30
+START_SECONDS = patient(60)
+STOP_SECONDS = patient(30)
 
 
 class PostgresqlServer:
@@ -71,16 +72,16 @@ class PostgresqlServer:
             argv += ["-c", f"{name}={value}"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(_as_user(argv), stderr=log, cwd=self.folder)
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                psycopg.connect(self.url("postgres")).close()
-            except psycopg.OperationalError:
-                if not self.running or time.monotonic() > deadline:
-                    raise AssertionError((self.folder / "log").read_text()) from None
-                time.sleep(0.02)
-            else:
-                return
+        until(self._answers, "the start of PostgreSQL")
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url("postgres")).close()
+        except psycopg.OperationalError:
+            if not self.running:
+                raise AssertionError((self.folder / "log").read_text()) from None
+            return False
+        return True
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End the server in order, whoever is connected."""
@@ -103,10 +104,7 @@ class PostgresqlServer:
         for pid in (server, *map(int, children)):
             os.kill(pid, signal.SIGKILL)
         self._process.wait(STOP_SECONDS)
-        deadline = time.monotonic() + STOP_SECONDS
-        while any(_lives(int(pid)) for pid in children):
-            assert time.monotonic() < deadline, "SIGKILL was not enough"
-            time.sleep(0.001)
+        until(lambda: not any(_lives(int(pid)) for pid in children), "their end by SIGKILL")
         self._process = None
 
     def url(self, database: str, folder: Path | None = None) -> str:

@@ -14,6 +14,7 @@ from sm.pool.embedded.schema import LATEST, MIGRATIONS
 from sm.pool.errors import PoolUnreachable
 from tests.pool.conftest import HOST_UUID, PoolSite
 from tests.pool.test_embedded_processes import HERE, command
+from tests.support.patience import patient
 
 VDI_UUID = "8a3f5a5e-3e0c-4c0e-8f2d-000000000001"
 
@@ -37,7 +38,7 @@ def test_reads_write_nothing(embedded: PoolSite, database: Path, tmp_path: Path)
     names = "pwrite64,write,ftruncate,fsync,fdatasync,rename,unlink"
     argv = ["strace", "-f", "-y", "-qq", "-o", str(trace), "-e", f"trace={names}", "--"]
     argv += command("read", database, embedded.sr_ref, vdi)
-    subprocess.run(argv, check=True, timeout=60, cwd=HERE)
+    subprocess.run(argv, check=True, timeout=patient(60), cwd=HERE)
     # SQLite keeps the index of its log in memory that is shared through the -shm file, and takes
     # both away at the end; that is no content.
     touched = [
@@ -55,7 +56,7 @@ def test_reads_do_not_wait_for_a_writer(embedded: PoolSite, database: Path) -> N
     writer.execute("BEGIN IMMEDIATE")
     writer.execute("DELETE FROM sr")
     argv = command("read", database, embedded.sr_ref, vdi)
-    subprocess.run(argv, check=True, timeout=20, cwd=HERE)
+    subprocess.run(argv, check=True, timeout=patient(20), cwd=HERE)
     assert embedded.pool.vdi(vdi).uuid == VDI_UUID
     writer.execute("ROLLBACK")
     writer.close()

@@ -1,5 +1,6 @@
 """Many processes on one database: races, deaths and forks."""
 
+import math
 import os
 import signal
 import sqlite3
@@ -18,9 +19,10 @@ from sm.pool.embedded import EmbeddedPool
 from tests.pool.children import KEYS
 from tests.pool.conftest import PoolSite
 from tests.pool.postgresql_server import PostgresqlServer
+from tests.support.patience import patient
 
 HERE = Path(__file__).resolve().parents[2]
-CHILD_SECONDS = 30
+CHILD_SECONDS = math.ceil(patient(30))
 """After which a forked process that hangs is ended."""
 DIES_OPEN = """
 import os, signal, sqlite3, sys
@@ -56,7 +58,7 @@ def rest_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     with process.stdout as output:
         rest = output.read()
-    process.wait(60)
+    process.wait(patient(60))
     return rest
 
 
@@ -92,7 +94,7 @@ def test_of_eight_processes_one_gets_each_key(kept: PoolSite, tmp_path: Path) ->
     gate.touch()
     won = {}
     for me, racer in enumerate(racers):
-        output, _ = racer.communicate(timeout=60)
+        output, _ = racer.communicate(timeout=patient(60))
         assert racer.returncode == 0
         for line in output.split():
             assert f"host_{line}" not in won
@@ -118,7 +120,9 @@ def test_who_publishes_and_then_looks_is_seen_or_sees(kept: PoolSite) -> None:
         both = {f"{number}-a", f"{number}-b"}
         assert both in seen
         assert all(f"{number}-{me}" in found for me, found in zip("ab", seen, strict=True))
-    assert [(host.communicate(timeout=60), host.returncode)[1] for host in hosts] == [0] * 2
+    assert [(host.communicate(timeout=patient(60)), host.returncode)[1] for host in hosts] == [
+        0
+    ] * 2
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -144,7 +148,9 @@ def test_eight_processes_make_one_database(
         with EmbeddedPool(place, "host-0", "here") as pool:
             assert {host.ref for host in pool.hosts()} == set(refs)
         check(place, [])
-    assert [(maker.communicate(timeout=60), maker.returncode)[1] for maker in makers] == [0] * 8
+    assert [(maker.communicate(timeout=patient(60)), maker.returncode)[1] for maker in makers] == [
+        0
+    ] * 8
 
 
 def test_killed_at_every_write(embedded: PoolSite, database: Path) -> None:
@@ -156,7 +162,7 @@ def test_killed_at_every_write(embedded: PoolSite, database: Path) -> None:
         argv += ["-e", f"inject=pwrite64,fdatasync,fsync:signal=SIGKILL:when={number}", "--"]
         argv += command("introduce", database, embedded.sr_ref, f"at-{number}", 1)
         ended = subprocess.run(
-            argv, check=False, capture_output=True, text=True, timeout=60, cwd=HERE
+            argv, check=False, capture_output=True, text=True, timeout=patient(60), cwd=HERE
         )
         acknowledged += ended.stdout.split()
         check(database, acknowledged)
@@ -195,7 +201,7 @@ def test_killed_at_any_time(kept: PoolSite) -> None:
 def test_a_transaction_that_dies_open_leaves_nothing(kept: PoolSite) -> None:
     # Neither program commits by itself.
     argv = [sys.executable, "-c", DIES_OPEN, str(kept.place)]
-    ended = subprocess.run(argv, check=False, timeout=60)
+    ended = subprocess.run(argv, check=False, timeout=patient(60))
     assert ended.returncode == -signal.SIGKILL
     kept.pool.add_to_sr_sm_config(kept.sr_ref, "a", "b")
     assert kept.pool.sr(kept.sr_ref).sm_config == {"a": "b"}

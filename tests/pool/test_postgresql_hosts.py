@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.pool.test_embedded_processes import HERE
+from tests.support.patience import patient
 
 
 def sm(root: Path, *words: str) -> Any:
     argv = [sys.executable, "-m", "sm.cli.main", "--json", "--root", str(root), *words]
-    ended = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=HERE, timeout=60)
+    ended = subprocess.run(
+        argv, check=False, capture_output=True, text=True, cwd=HERE, timeout=patient(60)
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return json.loads(ended.stdout)
 

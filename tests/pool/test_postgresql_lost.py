@@ -1,5 +1,6 @@
 """What is lost with a PostgreSQL server, or with the connection to it, and what is said of it."""
 
+import math
 import subprocess
 import threading
 import time
@@ -17,11 +18,13 @@ from tests.pool.conftest import HOST_UUID, PoolSite
 from tests.pool.postgresql_proxy import Break, PostgresqlProxy
 from tests.pool.postgresql_server import PostgresqlServer
 from tests.pool.test_embedded_processes import check, rest_of, start
+from tests.support.patience import patient, until
 
 COMMIT = b"COMMIT\0"
 """The statement, not a level of isolation."""
 
-WAIT_SECONDS = 30
+SHORT_SECONDS = math.ceil(patient(0.25))
+"""A limit that is to be reached, and within which everything else is done."""
 
 
 @pytest.fixture
@@ -167,7 +170,7 @@ def test_a_server_that_says_nothing_is_given_up(
     error: type[PoolUnreachable],
 ) -> None:
     monkeypatch.setattr(module, "STATEMENT_SECONDS", 0)
-    monkeypatch.setattr(module, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(module, "GRACE_SECONDS", SHORT_SECONDS)
     proxy.arm(word, Break.SILENT)
     with pytest.raises(PoolUnreachable, match="does not answer") as raised:
         far.add_to_sr_sm_config(postgresql.sr_ref, "a", "b")
@@ -179,7 +182,7 @@ def test_a_server_that_says_nothing_is_given_up(
 def test_a_connection_that_nobody_answers_is_given_up(
     proxy: PostgresqlProxy, server: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(module, "CONNECT_SECONDS", max(2, SHORT_SECONDS))
     proxy.arm(b"user", Break.SILENT)
     with (
         EmbeddedPool(server.url("postgres", proxy.folder), HOST_UUID, "here") as pool,
@@ -193,7 +196,7 @@ def test_a_row_that_others_keep_is_waited_for_and_given_up(
 ) -> None:
     vdi = postgresql.pool.introduce_vdi(NewVdi("kept", postgresql.sr_ref, 1))
     postgresql.pool.close()
-    monkeypatch.setattr(module, "STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(module, "STATEMENT_SECONDS", SHORT_SECONDS)
     with psycopg.connect(postgresql_url) as other:
         other.execute("UPDATE sm.vdi SET name_label = 'theirs'")
         # Reading does not wait.
@@ -210,7 +213,7 @@ def test_whoever_hangs_in_a_transaction_is_ended(
     postgresql: PoolSite, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vdi = postgresql.pool.introduce_vdi(NewVdi("kept", postgresql.sr_ref, 1))
-    monkeypatch.setattr(module, "STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(module, "STATEMENT_SECONDS", SHORT_SECONDS)
     other = EmbeddedPool(postgresql_url, HOST_UUID, "here")
 
     def hang() -> None:
@@ -239,8 +242,8 @@ def test_a_change_that_no_standby_confirms_is_told_as_unknown(
         canceller = threading.Thread(target=cancel_commit, args=(postgresql_url,))
         canceller.start()
     else:
-        monkeypatch.setattr(module, "STATEMENT_SECONDS", 1)
-        monkeypatch.setattr(module, "GRACE_SECONDS", 0.5)
+        monkeypatch.setattr(module, "STATEMENT_SECONDS", SHORT_SECONDS)
+        monkeypatch.setattr(module, "GRACE_SECONDS", SHORT_SECONDS)
     with pytest.raises(PoolOutcomeUnknown) as raised:
         postgresql.pool.add_to_sr_sm_config(postgresql.sr_ref, "a", "b")
     assert ("might not have been replicated" in str(raised.value)) == cancel
@@ -253,8 +256,5 @@ def test_a_change_that_no_standby_confirms_is_told_as_unknown(
 def cancel_commit(url: str) -> None:
     """Cancel a commit that waits for a standby, as an administrator may."""
     query = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-    deadline = time.monotonic() + WAIT_SECONDS
     with psycopg.connect(url, autocommit=True) as connection:
-        while connection.execute(query).fetchone() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: connection.execute(query).fetchone(), "a commit that waits")

@@ -1,6 +1,7 @@
 """What is particular to XAPI: sessions, broken connections, and replies that make no sense."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -19,9 +20,10 @@ from sm.pool.errors import PoolHostUnknown, PoolProtocolError, PoolUnreachable
 from sm.pool.xapi import XapiPool
 from tests.pool.conftest import HOST_UUID, SR_UUID, PoolSite
 from tests.pool.xapi_server import XapiServer
+from tests.support.patience import patient
 
 HERE = Path(__file__).resolve().parents[2]
-CHILD_SECONDS = 30
+CHILD_SECONDS = math.ceil(patient(30))
 """After which a forked process that hangs is ended."""
 VDI_UUID = "8a3f5a5e-3e0c-4c0e-8f2d-000000000001"
 
@@ -243,7 +245,7 @@ def test_a_broken_reply_is_reported_and_a_change_not_sent_twice(
     # The second answer is for a getter, which is asked again only when the connection broke.
     with pytest.raises(PoolError):
         pool.srs()
-    thread.join(10)
+    thread.join(patient(10))
     assert len(requests) == 2
     pool.close()
 
@@ -258,7 +260,7 @@ def test_a_getter_is_asked_again_on_a_broken_connection(xapi: PoolSite, tmp_path
     thread, requests = answering(tmp_path / "other", [b"", http(body)])
     pool = XapiPool(tmp_path / "other", tmp_path / "inventory", "OpaqueRef:session")
     assert pool.srs() == []
-    thread.join(10)
+    thread.join(patient(10))
     assert len(requests) == 2
     pool.close()
 
@@ -304,5 +306,5 @@ def test_the_server_runs_as_a_process(tmp_path: Path) -> None:
         assert (pbd.host, pbd.device_config) == (said["host_ref"], {"location": "/srv/a"})
         pool.close()
         server.send_signal(signal.SIGTERM)
-        assert server.wait(10) == 0
+        assert server.wait(patient(10)) == 0
     assert not path.exists()

@@ -23,6 +23,7 @@ from xmlrpc.client import DateTime
 
 from tests.pool import expressions
 from tests.pool.unix_server import Server
+from tests.support.patience import patient
 
 PLUGINS = Path(__file__).resolve().parents[2] / "etc" / "xapi.d" / "plugins"
 NULL_REF = "OpaqueRef:NULL"
@@ -322,7 +323,7 @@ class XapiServer:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=100,
+                timeout=patient(100),
             )
         finally:
             self.lock.acquire()

@@ -15,6 +15,7 @@ import pytest
 from sm import log
 from sm.errors import Busy
 from sm.gc.copying.background import in_background
+from tests.support.patience import patient
 
 logger = logging.getLogger("sm.test")
 
@@ -77,7 +78,7 @@ def test_journald_gets_fields(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(path))
-        journal.settimeout(10)
+        journal.settimeout(patient(10))
         log.start("journald", tmp_path / "unused", journal=path)
         with log.about(sr="S", job="J"):
             logger.warning("a = b\nand more")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.datapath.clients import BLOCK, Writer
+from tests.support.patience import patient
 
 SECTOR = 512
 
@@ -32,7 +33,7 @@ class DurableWriter(Writer):
     def cut_off(self) -> None:
         """Note that the process at the other end is gone."""
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(patient(60))
         self._shell.kill()
         self._shell.communicate()
         assert isinstance(self.problem, AssertionError | OSError | None), self.problem

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.datapath.clients import content
 from tests.gc.active import ActiveScene
 from tests.soak.durable_writer import DurableWriter
+from tests.support.patience import patient
 from tests.support.site import MIB
 
 CHILD = Path(__file__).parents[1] / "gc" / "crash_child.py"
@@ -60,7 +61,7 @@ def cut_short(
         else:
             os.kill(pid, signal.SIGKILL)
             writer.cut_off()
-            collector.communicate(timeout=120)
+            collector.communicate(timeout=patient(120))
     if victim == "datapath":
         scene.uri = scene.site.activate(scene.disk)
     writer.check(content(scene.uri, SIZE))

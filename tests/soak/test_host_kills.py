@@ -10,6 +10,7 @@ from tests.datapath.clients import content, qemu_io
 from tests.hosts.disks import verify, verify_tidy
 from tests.hosts.hosts import Pool
 from tests.soak.durable_writer import DurableWriter
+from tests.support.patience import patient
 from tests.support.site import MIB
 from tests.support.tiers import SEED, rounds
 
@@ -40,7 +41,7 @@ def test_killed_host_service(tmp_path: Path) -> None:
                 time.sleep(dice.uniform(0.3, LONGEST_DELAY))
                 cut += collector.poll() is None
                 pool.second.kill()
-                collector.communicate(timeout=120)
+                collector.communicate(timeout=patient(120))
                 pool.second.start()
                 pool.master.collect(pool.sr)
             data = bytes(writer.data)

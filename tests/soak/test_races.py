@@ -9,6 +9,7 @@ from tests.datapath.clients import content, qemu_io
 from tests.gc.active import ActiveScene
 from tests.soak.kill_rounds import SIZE, collecting
 from tests.support import guest
+from tests.support.patience import patient
 from tests.support.site import MIB, Site
 from tests.support.tiers import SEED, rounds
 
@@ -46,7 +47,7 @@ def test_activation_races_a_merge(cow_format: str, site: Site) -> None:
         assert content(scene.uri, SIZE) == model.data
         qemu_io(scene.uri, f"write -P 7 {20 * MIB} {MIB}", "flush")
         model.data[20 * MIB : 21 * MIB] = bytes([7]) * MIB
-        collector.communicate(timeout=120)
+        collector.communicate(timeout=patient(120))
         assert collector.returncode == 0
         scene.collect()
         scene.verify_active()

@@ -21,9 +21,10 @@ from sm.datapath.choose import Datapaths
 from sm.gc.state.status import State
 from sm.owner import Owner
 from tests.datapath.clients import content
-from tests.gc.running import GC, status, wait_until
+from tests.gc.running import GC, status
 from tests.soak.durable_writer import DurableWriter
 from tests.support import invariants
+from tests.support.patience import patient, until
 from tests.support.site import MIB, Refused, Site
 from tests.support.tiers import SEED, rounds
 
@@ -35,7 +36,7 @@ RATE = "8"
 KILLS_IN_A_ROUND = 5
 """Between two times of rest, when everything is compared."""
 
-LONGEST_WAIT = 1.5
+LONGEST_WAIT = patient(1.5)
 """Seconds for the collector to begin with a copy, before it is killed whatever it does."""
 
 MOST_SNAPSHOTS = 3
@@ -74,7 +75,7 @@ class Guest:
         os.kill(found[1].endpoint.pid, signal.SIGKILL)
         self.writer.cut_off()
         # Its clients know before it is gone, and an activation in between finds it still alive.
-        wait_until(lambda: datapaths.find(disk) is None, "the end of the process")
+        until(lambda: datapaths.find(disk) is None, "the end of the process")
         uri = self.site.activate(self.disk)
         self.writer.check(content(uri, SIZE))
         self.writer = self._begin(bytes(self.writer.data), uri)
@@ -112,7 +113,7 @@ class Service:
         try:
             yield service
             service._process.terminate()
-            assert service._process.wait(30) == 0
+            assert service._process.wait(patient(30)) == 0
         finally:
             service._process.kill()
             service._process.wait()
@@ -202,7 +203,7 @@ def test_killed_service_and_datapaths(tmp_path: Path) -> None:
                 victim = dice.choice(["worker", "supervisor", "both", "datapath"])
                 killed[victim] += 1
                 at_work[victim] += kill(service, dice.choice(guests), victim)
-        wait_until(lambda: service.worker, "a worker")
+        until(lambda: service.worker, "a worker")
         rest(site, sr, guests)
     disks: dict[str, bytes] = {}
     for guest in guests:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.stress.worker import BLOCK
 from tests.support import invariants
 from tests.support.lock_order import circle, orders
+from tests.support.patience import patient
 from tests.support.site import Site
 from tests.support.tiers import SEED
 
@@ -24,7 +25,7 @@ SECONDS = float(os.environ.get("SM_SECONDS", "15"))
 PROCESSES = int(os.environ.get("SM_PROCESSES", "3"))
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-STILL_SECONDS = 90.0
+STILL_SECONDS = patient(90)
 """No process may take longer for one step: every wait for a lock ends after 60."""
 
 

@@ -29,6 +29,9 @@ from tests.support.site import Refused, Site
 BLOCK = 64 << 10
 BLOCKS = 32
 
+LEAST_STEPS = 40
+"""However slow the machine is: so many that each kind of them is among those of three processes."""
+
 
 class Worker:
     """Owns its disks; shares the SR, its lock and its collector with the others."""
@@ -145,8 +148,9 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     lock_order.record(Path(orders))
     worker = Worker(Site(Path(folder)), sr, int(seed), Path(journal))
-    until = time.monotonic() + float(seconds)
-    while time.monotonic() < until:
+    end, steps = time.monotonic() + float(seconds), 0
+    while time.monotonic() < end or steps < LEAST_STEPS:
+        steps += 1
         try:
             worker.step()
         except Refused as refused:

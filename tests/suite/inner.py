@@ -9,8 +9,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.patience import patient
+
 ROOT = Path(__file__).parents[2]
-SECONDS = 120
+SECONDS = patient(60)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import pytest
 
 from sm.datapath.sockets import STANDS_FOR
 from sm.owner import start_time
-from tests.datapath.clients import until
 from tests.suite.inner import IN_THE_MIDDLE, Inner
+from tests.support.patience import until
 
 HANG = "os.kill(PROCESS, signal.SIGALRM), time.sleep(1000)"
 """As when the time of pytest-timeout has passed, without waiting for that."""

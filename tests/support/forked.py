@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import math
 import os
 import signal
 import traceback
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sm.cli.main import main
+from tests.support.patience import patient
 
 BROKEN = 70
 """Exit status of a child that ended with an exception which no user should ever see."""
 
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = math.ceil(patient(120))
 """When a child that hangs is ended."""
 
 Note = Callable[[str], None]

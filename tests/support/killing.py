@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.support.forked import Outcome
+from tests.support.patience import patient
 from tests.support.site import Site
 
 SM = str(Path(sys.executable).with_name("sm"))
@@ -58,5 +59,5 @@ def _traced(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=patient(120),
     )

@@ -14,9 +14,10 @@ from pathlib import Path
 from sm.block.mounts import TABLE, parse_table
 from sm.datapath.sockets import STANDS_FOR
 from tests.support.lvm.loop import detach
+from tests.support.patience import patient
 from tests.support.session import VARIABLE, Session
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = patient(10.0)
 PROC = Path("/proc")
 KEEPER = b"tests/support/uml/keeper.py"
 """In the command line of a guest's keeper, which ends the guest when it is told to end."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from tests.support.patience import patient
+
 EXECUTABLES = Path(sys.executable).parent
 
 
@@ -51,7 +53,7 @@ class Plugin:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=patient(120),
         )
 
     def call(self, command: str, *args: str, **members: Any) -> Any:

@@ -21,10 +21,11 @@ from sm.journal import Observer, no_observer
 from sm.pool.base import Pool
 from sm.pool.open import open_pool
 from sm.repository import Repository
+from tests.support.patience import patient
 
 MIB = 1 << 20
 
-PAUSE_SECONDS = 20
+PAUSE_SECONDS = patient(20)
 """For how long a leaf switch may hold users: a loaded machine must not change how a test ends."""
 
 
@@ -90,7 +91,7 @@ class Site:
     @staticmethod
     def result(started: subprocess.Popen[str]) -> Any:
         """The document of a command that was started; raises `Refused`."""
-        text, _ = started.communicate(timeout=120)
+        text, _ = started.communicate(timeout=patient(120))
         document = json.loads(text)
         if started.returncode == 1:
             raise Refused(document["error"])

@@ -14,8 +14,8 @@ from sm.config import Settings, load
 from sm.datapath.base import Disk
 from sm.datapath.qsd.datapath import QsdDatapath
 from sm.owner import Owner
-from tests.datapath.clients import until
 from tests.support.leftovers import end_processes
+from tests.support.patience import until
 from tests.support.site import Site
 
 

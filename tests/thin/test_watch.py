@@ -16,9 +16,10 @@ from sm.errors import HostUnreachable, SmError, SrNoSpace
 from sm.thin.giver import Waits
 from sm.thin.marks import Marks, Trouble
 from sm.thin.watch import Watch
-from tests.datapath.clients import Writer, content, qemu_io, until
+from tests.datapath.clients import Writer, content, qemu_io
 from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK
+from tests.support.patience import patient, until
 
 MIB = 1 << 20
 MARKS = Marks(4 * MIB)
@@ -71,7 +72,7 @@ class Scene:
     def watched(self) -> Watch:
         watch = Watch(DISK, self.datapath, self.master, MARKS, self.taken_up.set)
         watch.start()
-        assert self.taken_up.wait(30)
+        assert self.taken_up.wait(patient(30))
         return watch
 
     def used(self) -> int:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from sm.cowutil.base import ImageRef
 from tests.cowutil.contract.subjects import CowSubject, make_cow
 from tests.cowutil.contract.test_cow_contract import MIB, Disk
+from tests.support.patience import patient, until
 
 CHILD = str(Path(__file__).with_name("stepwise_child.py"))
 
@@ -40,7 +40,7 @@ def killed(way: str, chain: list[ImageRef], call: str, number: int) -> bool:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patient(60),
     )
     if ended.returncode == 0:
         return False
@@ -50,11 +50,13 @@ def killed(way: str, chain: list[ImageRef], call: str, number: int) -> bool:
 
 def wait_for_helpers(chain: list[ImageRef]) -> None:
     """A process that is killed with its parent has the images open for a moment more."""
-    deadline = time.monotonic() + 10
     paths = {str(image.path) for image in chain}
-    while paths & {name for link in Path("/proc").glob("[0-9]*/fd/*") for name in target(link)}:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+
+    def closed() -> bool:
+        links = Path("/proc").glob("[0-9]*/fd/*")
+        return paths.isdisjoint(name for link in links for name in target(link))
+
+    until(closed, "the end of those who have the images open")
 
 
 def target(link: Path) -> list[str]:

@@ -26,6 +26,7 @@ from sm.process import run
 from tests.cowutil.qcow2.images import BY_NAME, MIB, Variant, alone
 from tests.cowutil.qcow2.mutations import mutate
 from tests.cowutil.qcow2.synthetic import synthesize
+from tests.support.patience import patient
 
 NAMES = ["plain", "version2", "clusters_512", "extended_16k", "snapshots", "deflate_4k"]
 MEMORY = 64 * MIB
@@ -156,7 +157,7 @@ def test_a_file_as_large_as_it_gets_needs_no_memory(tmp_path: Path) -> None:
         f"print(check_image(Path({str(path)!r})).report().corruptions);"
         "print(Path('/proc/self/status').read_text())"
     )
-    said = run([sys.executable, "-c", program], timeout=60).stdout.splitlines()
+    said = run([sys.executable, "-c", program], timeout=patient(60)).stdout.splitlines()
     assert said[0] == "()"
     # Not ru_maxrss: a child begins with that of the process that started it.
     peak = next(line for line in said if line.startswith("VmHWM:"))

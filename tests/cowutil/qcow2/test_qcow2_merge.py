@@ -19,6 +19,7 @@ from sm.process import run
 from tests.cowutil.contract.subjects import described, qemu_content, qemu_io
 from tests.cowutil.qcow2.images import MIB, qemu, qemu_check
 from tests.datapath import clients
+from tests.support.patience import until
 
 SIZE = 4 * MIB
 UTIL = Qcow2Util(run)
@@ -267,7 +268,7 @@ def test_who_reads_meanwhile_keeps_what_he_reads(way: str, tmp_path: Path) -> No
     with subprocess.Popen(argv) as reader:
         try:
             uri = f"nbd+unix:///?socket={socket}"
-            clients.until(socket.exists)
+            until(socket.exists)
             assert clients.content(uri, SIZE) == content
             if way == "down":
                 # He has the target open as well, so qemu refuses to write to it.

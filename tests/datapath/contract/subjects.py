@@ -19,8 +19,9 @@ from sm.datapath.vhd_nbd.datapath import VhdNbdDatapath
 from sm.process import run
 from tests.cowutil.contract.subjects import qemu_content, qemu_io
 from tests.cowutil.vhd.vhd_support import Libvhdi, open_disk
-from tests.datapath.clients import BLOCK, until
+from tests.datapath.clients import BLOCK
 from tests.datapath.tapdisk.fixture import Tapdisk, is_free
+from tests.support.patience import until
 
 SIZE = 8 << 20
 Piece = tuple[int, int, int]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from sm.datapath.base import CommittingDatapath, DatapathFailed, Job, JobState
@@ -11,6 +9,7 @@ from sm.errors import Busy
 from tests.datapath.clients import Writer, content
 from tests.datapath.contract.subjects import SIZE, TAKING_LEAVES, Subject
 from tests.datapath.contract.test_serving import DISK
+from tests.support.patience import until
 
 
 def opened(subject: Subject) -> CommittingDatapath:
@@ -22,14 +21,15 @@ def opened(subject: Subject) -> CommittingDatapath:
 
 def end_of(datapath: CommittingDatapath) -> Job:
     """Poll the commit to its end."""
-    deadline = time.monotonic() + 60
-    while True:
+
+    def ended() -> Job | None:
         job = datapath.job(DISK)
         assert job is not None
-        if job.state is not JobState.RUNNING:
-            return job
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        return None if job.state is JobState.RUNNING else job
+
+    job = until(ended, "the end of the commit")
+    assert job is not None
+    return job
 
 
 @pytest.mark.parametrize(("top", "base"), [(1, 2), (1, 3), (2, 3), (1, 4)])

@@ -10,9 +10,10 @@ import pytest
 from sm.datapath.base import DatapathFailed, Job, JobState, MirroringDatapath, NotInTime
 from sm.errors import Busy, SmError
 from sm.owner import start_time
-from tests.datapath.clients import Writer, content, qemu_io, until
+from tests.datapath.clients import Writer, content, qemu_io
 from tests.datapath.contract.subjects import SIZE, Subject
 from tests.datapath.contract.test_serving import DISK
+from tests.support.patience import until
 
 LIMIT = 20.0
 """Seconds of a pause; none here takes long, but the machine may be busy."""

@@ -12,8 +12,9 @@ import pytest
 from sm.datapath.base import Disk
 from sm.errors import SmError, VdiInUse, VdiMissing
 from sm.owner import start_time
-from tests.datapath.clients import Writer, content, export_info, qemu_io, until
+from tests.datapath.clients import Writer, content, export_info, qemu_io
 from tests.datapath.contract.subjects import LOCKING, SIZE, SUBJECTS, Subject
+from tests.support.patience import until
 
 SR = "11111111-1111-4111-8111-111111111111"
 DISK = Disk(SR, "22222222-2222-4222-8222-222222222222")

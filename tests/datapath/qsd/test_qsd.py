@@ -14,10 +14,11 @@ from sm.cowutil.base import ImageRef
 from sm.datapath.base import DatapathFailed
 from sm.datapath.qsd.datapath import QsdDatapath
 from sm.owner import start_time
-from tests.datapath.clients import Writer, content, until
+from tests.datapath.clients import Writer, content
 from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_commits import end_of
 from tests.datapath.contract.test_serving import DISK, SIBLING
+from tests.support.patience import until
 
 
 @pytest.fixture

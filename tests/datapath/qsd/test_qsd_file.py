@@ -14,9 +14,10 @@ from sm.datapath.base import DatapathFailed, JobState, Statistics
 from sm.datapath.qsd import mount
 from sm.errors import VdiInUse
 from sm.owner import start_time
-from tests.datapath.clients import BLOCK, until
+from tests.datapath.clients import BLOCK
 from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK
+from tests.support.patience import until
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from tests.datapath.clients import Writer, content
 from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK, SIBLING
 from tests.nbd.client import Client, connect
+from tests.support.patience import patient
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ class SlowClient(Client):
 
     def __init__(self, path: Path) -> None:
         self.peer = socket.socket(socket.AF_UNIX)
-        self.peer.settimeout(20)
+        self.peer.settimeout(patient(20))
         self.peer.connect(str(path))
         self.structured = False
         self._cookies = count(1)
@@ -123,9 +124,10 @@ def test_who_was_connecting_loses_nothing(subject: Qsd, monkeypatch: pytest.Monk
     assert late.read(0, 4096)[0] == errno.EIO
     assert late.do(Command.WRITE_ZEROES, 0, 4096) == errno.EIO
     assert late.do(Command.WRITE, 0, data=b"l" * 4096) == errno.EIO
-    monkeypatch.setattr(qmp_module, "SECONDS", 0.5)
+    monkeypatch.setattr(qmp_module, "SECONDS", patient(0.1))
     with pytest.raises(OutcomeUnknown):
         datapath.resume(DISK, chain)
+    monkeypatch.undo()
     found = datapath.find(DISK)
     assert found is not None
     assert found.paused
@@ -152,7 +154,7 @@ def test_storage_that_hangs(subject: Qsd, monkeypatch: pytest.MonkeyPatch) -> No
     os.kill(below.pid, signal.SIGSTOP)
     try:
         waiting = client.send(Command.WRITE, 4096, data=b"w" * 4096)
-        monkeypatch.setattr(qmp_module, "SECONDS", 0.5)
+        monkeypatch.setattr(qmp_module, "SECONDS", patient(0.1))
         with pytest.raises(OutcomeUnknown):
             datapath.pause(DISK)
     finally:

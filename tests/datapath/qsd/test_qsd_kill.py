@@ -26,6 +26,7 @@ from tests.cowutil.contract.subjects import qemu_content
 from tests.cowutil.contract.subjects import qemu_io as write_offline
 from tests.datapath.clients import qemu_io
 from tests.datapath.qsd.crash import StopBefore, Stopped
+from tests.support.patience import patient, until
 
 SIZE = 16 << 20
 DISK = Disk("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
@@ -61,14 +62,13 @@ def monitor(tmp_path: Path) -> Qmp:
 
 def until_pending(qmp: Qmp) -> None:
     """Wait until all is copied, without the step that the datapath takes then."""
-    deadline = time.monotonic() + 30
-    while True:
+
+    def pending() -> bool:
         job = commit.find_job(qmp)
         assert job is not None
-        if job["status"] == "pending":
-            return
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+        return bool(job["status"] == "pending")
+
+    until(pending, "the end of the copy")
 
 
 def copying(qmp: Qmp, merge: commit.Merge) -> None:
@@ -96,8 +96,7 @@ def finalising(qmp: Qmp, merge: commit.Merge) -> None:
 def concluded(qmp: Qmp, merge: commit.Merge) -> None:
     """The window in which the job is over and its end not yet noted."""
     until_pending(qmp)
-    while commit.look(qmp, merge).state is not JobState.DONE:
-        time.sleep(0.002)
+    until(lambda: commit.look(qmp, merge).state is JobState.DONE)
 
 
 def dismissed(qmp: Qmp, merge: commit.Merge) -> None:
@@ -189,10 +188,7 @@ def expected_content() -> bytes:
 
 def wait_for_death(pid: int) -> None:
     """Wait until a killed process is gone."""
-    deadline = time.monotonic() + 10
-    while start_time(pid) is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    until(lambda: start_time(pid) is None, "the end of a process that was killed")
 
 
 @pytest.mark.own_namespaces
@@ -219,7 +215,7 @@ def test_base_is_synced_before_the_header_above_names_it(qsd: QsdDatapath, tmp_p
         time.sleep(0.01)
     qsd.finish_commit(DISK)
     tracer.send_signal(signal.SIGINT)
-    tracer.wait(10)
+    tracer.wait(patient(10))
     lines = trace.read_text().splitlines()
     base_writes = [n for n, line in enumerate(lines) if "write" in line and "base.qcow2" in line]
     base_syncs = [n for n, line in enumerate(lines) if "fdatasync" in line and "base.qcow2" in line]

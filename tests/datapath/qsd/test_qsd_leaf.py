@@ -22,7 +22,7 @@ from sm.datapath.qsd.qmp import Qmp
 from sm.errors import Unimplemented
 from sm.nbd.protocol import Command
 from sm.owner import start_time
-from tests.datapath.clients import Writer, content, qemu_io, until
+from tests.datapath.clients import Writer, content, qemu_io
 from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK
 from tests.datapath.qsd.crash import Action, killed_at
@@ -30,6 +30,7 @@ from tests.datapath.qsd.test_qsd_crash import files, open_images
 from tests.datapath.qsd.test_qsd_freeze import SlowClient
 from tests.nbd.client import Gone, connect
 from tests.soak.durable_writer import DurableWriter
+from tests.support.patience import patient, until
 
 LIMIT = 20.0
 
@@ -184,9 +185,10 @@ def test_who_was_connecting_loses_nothing(subject: Qsd, monkeypatch: pytest.Monk
     with pytest.raises(FileNotFoundError):
         connect(endpoint.nbd)
     left = subject.take_name(chain, 1)
-    monkeypatch.setattr(qmp_module, "SECONDS", 0.5)
+    monkeypatch.setattr(qmp_module, "SECONDS", patient(0.1))
     with pytest.raises(OutcomeUnknown):
         datapath.resume(DISK, left)
+    monkeypatch.undo()
     late.close()
     datapath.resume(DISK, left)
     assert early.answer(waiting)[0] == 0

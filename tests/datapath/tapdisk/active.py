@@ -12,13 +12,14 @@ IMAGES_LEFT = 3
 """Of a `run_scene`, when all is merged: the base, a snapshot and the disk."""
 
 
-def configure(site: Site, tapdisk: Tapdisk, *, into_parent: bool = True) -> None:
-    """Have disks served by this tapdisk."""
+def configure(site: Site, tapdisk: Tapdisk, *, into_parent: bool = True, **options: object) -> None:
+    """Have disks served by this tapdisk; with further options of `sm.conf`."""
     site.configure(
         datapath="tapdisk",
         tapdisk=tapdisk.binary,
         tapdisk_control=tapdisk.control,
         tapdisk_merges_into_parent="yes" if into_parent else "no",
+        **options,
     )
 
 

@@ -8,7 +8,6 @@ import random
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +23,28 @@ from sm.process import run
 from tests.cowutil.contract.subjects import qemu_content
 from tests.cowutil.contract.subjects import qemu_io as write_offline
 from tests.datapath.vhd_nbd import chains as vhd
+from tests.support.patience import patient, until
 
 SIZE = vhd.SIZE
 MIB = 1 << 20
 DISK = Disk("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222")
 REAL = "SM_TEST_TAPDISK"
 ROOT = Path(__file__).parents[3]
-PATIENCE = Patience(answer=5.0, pause=1.0, poll=0.05, slowest_poll=0.2)
-"""Short where a test waits for it to run out; ours answers at once."""
+PATIENCE = Patience(
+    start=patient(30),
+    answer=patient(10),
+    open=patient(60),
+    pause=patient(20),
+    resume=patient(60),
+    close=patient(60),
+    stop=patient(20),
+    poll=0.05,
+    slowest_poll=0.2,
+)
+"""Where nothing is to run out of time; asked often, because ours answers at once."""
+
+SOON_UNANSWERED = replace(PATIENCE, answer=patient(0.25), close=patient(0.25))
+"""For a tapdisk that is about to hang: the last thing that it says must still come in time."""
 
 QCOW2 = Qcow2Util(run)
 
@@ -135,7 +148,7 @@ class Tapdisk:
 def served_content(uri: str) -> bytes:
     """The whole disk by libnbd's copying tool, which is told not to ask for block status."""
     ended = subprocess.run(
-        ["nbdcopy", "--no-extents", uri, "-"], capture_output=True, check=True, timeout=60
+        ["nbdcopy", "--no-extents", uri, "-"], capture_output=True, check=True, timeout=patient(60)
     )
     assert len(ended.stdout) == SIZE
     return ended.stdout
@@ -164,14 +177,15 @@ def check(chain: Sequence[ImageRef]) -> None:
 
 def end_of(datapath: TapdiskDatapath) -> Job:
     """Poll the commit to its end."""
-    deadline = time.monotonic() + 60
-    while True:
+
+    def ended() -> Job | None:
         job = datapath.job(DISK)
         assert job is not None
-        if job.state is not JobState.RUNNING:
-            return job
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        return None if job.state is JobState.RUNNING else job
+
+    job = until(ended, "the end of the commit")
+    assert job is not None
+    return job
 
 
 def parent_of(image: ImageRef) -> str:
@@ -185,7 +199,7 @@ def control_of(tapdisk: Tapdisk, datapath: TapdiskDatapath) -> Control:
     """The control socket of the disk's tapdisk."""
     found = datapath.find(DISK)
     assert found is not None
-    return Control(tapdisk.control / f"ctl{found.endpoint.pid}", 5)
+    return Control(tapdisk.control / f"ctl{found.endpoint.pid}", PATIENCE.answer)
 
 
 def kinds() -> list[object]:

@@ -20,16 +20,18 @@ from sm.datapath.tapdisk.minors import Minors
 from sm.errors import InvalidArgument, SmError, Unimplemented, VdiInUse, VdiMissing
 from sm.owner import start_time
 from sm.process import run
-from tests.datapath.clients import Writer, qemu_io, until
+from tests.datapath.clients import Writer, qemu_io
 from tests.datapath.tapdisk.fixture import (
     DISK,
     MIB,
+    PATIENCE,
     SIZE,
     Tapdisk,
     check,
     closed_content,
     served_content,
 )
+from tests.support.patience import until
 
 FORMATS = Formats(run)
 
@@ -320,12 +322,12 @@ def test_a_start_that_broke_off_is_cleaned_up(tapdisk: Tapdisk, reached: str) ->
     pid = 0
     if reached != "minor":
         pid = processes.start(tapdisk.binary, owner, 10)
-        control = Control(tapdisk.control / f"ctl{pid}", 5)
+        control = Control(tapdisk.control / f"ctl{pid}", PATIENCE.answer)
         if reached != "process":
             control.attach(minor)
         if reached == "closed":
-            control.open(minor, f"qcow2:{chain[0].path}", read_only=False, seconds=5)
-            control.close(minor, 5)
+            control.open(minor, f"qcow2:{chain[0].path}", read_only=False, seconds=PATIENCE.open)
+            control.close(minor, PATIENCE.close)
     datapath = tapdisk.datapath()
     assert datapath.find(DISK) is None
     assert datapath.served() == []

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sm.datapath.tapdisk.control import Control
 from sm.datapath.tapdisk.wire import Kind
-from tests.datapath.clients import until
 from tests.datapath.tapdisk.active import (
     IMAGES_LEFT,
     merges,
@@ -23,11 +21,12 @@ from tests.datapath.tapdisk.active import (
     verify_closed,
     verify_served,
 )
-from tests.datapath.tapdisk.fixture import PATIENCE, Tapdisk, is_free
+from tests.datapath.tapdisk.fixture import PATIENCE, SOON_UNANSWERED, Tapdisk, is_free
 from tests.gc import crash_child
 from tests.gc.active import ActiveScene
 from tests.gc.killed import killed_at
 from tests.gc.merges.test_online import collect_here, until_asked_to_yield
+from tests.support.patience import until
 from tests.support.site import MIB, Refused, Site
 
 CHILD = str(Path(crash_child.__file__))
@@ -121,12 +120,12 @@ def test_a_job_that_a_pause_ended(tapdisk: Tapdisk, tapdisk_site: Site) -> None:
     """Somebody pauses and resumes the disk beside us."""
     scene = run_scene(tapdisk_site, "qcow2")
     tapdisk.misbehave(speed=SLOW)
-    control = Control(tapdisk.control / f"ctl{scene.datapath_pid()}", 5)
+    control = Control(tapdisk.control / f"ctl{scene.datapath_pid()}", PATIENCE.answer)
 
     def pause() -> None:
         (listed,) = control.list()
-        control.pause(listed.minor, 5)
-        control.resume(listed.minor, "", 5)
+        control.pause(listed.minor, PATIENCE.pause)
+        control.resume(listed.minor, "", PATIENCE.resume)
 
     steps = collect_here(scene, pause)
     assert [step.done.action for step in steps] == ["delete"]
@@ -165,19 +164,20 @@ def test_a_tapdisk_that_hangs(
     tapdisk: Tapdisk, tapdisk_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it stands still: its guest is stuck, and nothing is touched until it was ended."""
-    quick = replace(PATIENCE, answer=0.3, close=0.3)
-    monkeypatch.setattr("sm.datapath.tapdisk.datapath.Patience", lambda: quick)
     scene = run_scene(tapdisk_site, "qcow2")
+    monkeypatch.setattr("sm.datapath.tapdisk.datapath.Patience", lambda: SOON_UNANSWERED)
     kept = {image.path for image in tapdisk_site.chain(scene.sr, scene.disk)}
     tapdisk.misbehave(query_hangs=1)
     for _ in range(2):
         assert merges(scene.collect()) == []
+    assert tapdisk.requests(Kind.QUERY) == 1, "it hangs since it was asked"
     assert all(path.exists() for path in kept)
     with pytest.raises(Refused, match="had to be killed"):
         tapdisk_site.deactivate(scene.disk)
     let_go(scene)
     verify_at_rest(scene)
     tapdisk.misbehave()
+    monkeypatch.setattr("sm.datapath.tapdisk.datapath.Patience", lambda: PATIENCE)
     tapdisk_site.deactivate(scene.disk)
     # The collector is still there, and the next to settle what it began.
     assert merges(scene.collect()) == [2]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from sm.cowutil.base import ImageRef
@@ -24,6 +22,7 @@ from tests.datapath.tapdisk.fixture import (
     parent_of,
     served_content,
 )
+from tests.support.patience import patient
 
 UTIL = Qcow2Util(run)
 SLOW = 1 << 16
@@ -57,9 +56,7 @@ def test_commit_under_a_writer(tapdisk: Tapdisk) -> None:
             assert datapath.job(DISK) is None
             chain.remove(top)
             top.path.unlink()
-            seen = writer.rounds
-            while writer.rounds < seen + 5 and writer.problem is None:
-                time.sleep(0.01)
+            writer.go_on(5)
         datapath.refresh(DISK, chain)
     found = datapath.find(DISK)
     assert found is not None
@@ -149,7 +146,7 @@ def test_a_top_that_is_smaller_than_its_base_is_never_merged(tapdisk: Tapdisk) -
     UTIL.create(small.path, SIZE // 2)
     # As other programs may leave it; ours do not make such a chain.
     argv = ["qemu-img", "rebase", "-u", "-F", "qcow2", "-b", "a.qcow2", str(small.path)]
-    run(argv, timeout=30)
+    run(argv, timeout=patient(30))
     UTIL.set_parent(chain[0].path, small)
     odd = [chain[0], small, chain[2]]
     before = closed_content(odd)

@@ -5,13 +5,15 @@ After each, the disk and the chain on the storage are read by somebody else.
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 
 import pytest
 
+from sm.cowutil.base import ImageRef
 from sm.cowutil.qcow2.util import Qcow2Util
 from sm.datapath.base import DatapathFailed, JobState, OutcomeUnknown
-from sm.datapath.tapdisk.life import Patience
+from sm.datapath.tapdisk.datapath import TapdiskDatapath
+from sm.datapath.tapdisk.wire import Kind
 from sm.errors import Busy, Unimplemented
 from sm.owner import start_time
 from sm.process import run
@@ -19,14 +21,17 @@ from tests.datapath.tapdisk.fixture import (
     DISK,
     PATIENCE,
     SIZE,
+    SOON_UNANSWERED,
     Tapdisk,
     check,
     closed_content,
     control_of,
     end_of,
+    is_free,
     parent_of,
     served_content,
 )
+from tests.support.patience import until
 
 UTIL = Qcow2Util(run)
 SLOW = 1 << 16
@@ -65,11 +70,13 @@ def test_the_end_is_told_once(tapdisk: Tapdisk) -> None:
     datapath.open(DISK, chain, read_only=False)
     control = control_of(tapdisk, datapath)
     datapath.start_commit(DISK, chain[1], chain[2])
-    deadline = time.monotonic() + 30
-    while (seen := control.query(0).status) != "concluded":
+
+    def concluded() -> bool:
+        seen = control.query(0).status
         assert seen != "undefined"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return seen == "concluded"
+
+    until(concluded, "the end of the commit")
     assert control.query(0).status == "undefined"
     assert end_of(datapath).state is JobState.DONE
     datapath.finish_commit(DISK)
@@ -158,15 +165,13 @@ def test_death_in_the_middle(tapdisk: Tapdisk) -> None:
     endpoint = datapath.open(DISK, chain, read_only=False)
     tapdisk.misbehave(dies=1, speed=1 << 20)
     datapath.start_commit(DISK, chain[1], chain[2])
-    time.sleep(PATIENCE.poll)
-    job = datapath.job(DISK)
-    assert job is not None
-    assert job.state is JobState.UNKNOWN
-    while start_time(endpoint.pid) is not None:
-        time.sleep(0.01)
+    # It is asked when the time for that has come, and dies of the question.
+    until(lambda: unknown(datapath), "the death that the question brings")
+    until(lambda: start_time(endpoint.pid) is None, "its death")
     assert datapath.job(DISK) is None
     assert datapath.find(DISK) is None
     tapdisk.misbehave()
+    let_go(chain)
     assert parent_of(chain[0]) == chain[1].path.name
     assert closed_content(chain) == model
     UTIL.repair(chain[2].path)
@@ -218,8 +223,8 @@ def test_a_job_that_a_pause_ended(tapdisk: Tapdisk) -> None:
     endpoint = datapath.open(DISK, chain, read_only=False)
     control = control_of(tapdisk, datapath)
     datapath.start_commit(DISK, chain[1], chain[2])
-    control.pause(0, 5)
-    control.resume(0, "", 5)
+    control.pause(0, PATIENCE.pause)
+    control.resume(0, "", PATIENCE.resume)
     job = end_of(datapath)
     assert job.state is JobState.FAILED
     assert "still over b.qcow2" in job.error
@@ -239,8 +244,7 @@ def test_a_job_of_somebody_else(tapdisk: Tapdisk) -> None:
         datapath.start_commit(DISK, chain[1], chain[2])
     assert datapath.job(DISK) is None
     control.cancel(0)
-    while control.query(0).status != "undefined":
-        time.sleep(0.05)
+    until(lambda: control.query(0).status == "undefined")
     tapdisk.misbehave()
     datapath.start_commit(DISK, chain[1], chain[2])
     assert end_of(datapath).state is JobState.DONE
@@ -258,23 +262,31 @@ def test_a_tapdisk_that_cannot_merge(tapdisk: Tapdisk) -> None:
     assert datapath.job(DISK) is None
 
 
+def unknown(datapath: TapdiskDatapath) -> str:
+    """Why it is not known how its commit stands; nothing, where it is known."""
+    job = datapath.job(DISK)
+    assert job is not None
+    return job.error if job.state is JobState.UNKNOWN else ""
+
+
+def let_go(chain: Sequence[ImageRef]) -> None:
+    """Wait until what held the images for a double that was killed has ended, too."""
+    until(lambda: all(map(is_free, chain)), "the end of those who have the images open")
+
+
 @pytest.mark.double_only
 def test_a_tapdisk_that_hangs(tapdisk: Tapdisk) -> None:
     """The lost wake-up: all of it stands still. It is said so, and closing still ends it."""
     chain, model = tapdisk.chain("qcow2", "a", "b", "c")
-    quick = Patience(answer=0.5, close=0.5, poll=0.05)
-    datapath = tapdisk.datapath(patience=quick)
-    endpoint = datapath.open(DISK, chain, read_only=False)
+    endpoint = tapdisk.datapath().open(DISK, chain, read_only=False)
     tapdisk.misbehave(query_hangs=1)
-    datapath.start_commit(DISK, chain[1], chain[2])
-    time.sleep(0.1)
-    job = datapath.job(DISK)
-    assert job is not None
-    assert job.state is JobState.UNKNOWN
-    assert "must be ended by hand" in job.error
-    job = datapath.job(DISK)
-    assert job is not None
-    assert job.state is JobState.UNKNOWN
+    tapdisk.datapath().start_commit(DISK, chain[1], chain[2])
+    datapath = tapdisk.datapath(patience=SOON_UNANSWERED)
+    said = until(lambda: unknown(datapath), "that the question is not answered")
+    assert "must be ended by hand" in said
+    assert tapdisk.requests(Kind.QUERY) == 1
+    assert unknown(datapath)
+    assert tapdisk.requests(Kind.QUERY) == 1, "it stands still: nothing more can arrive"
     with pytest.raises(OutcomeUnknown):
         datapath.find(DISK)
     assert [each.disk for each in datapath.served()] == [DISK]
@@ -283,6 +295,7 @@ def test_a_tapdisk_that_hangs(tapdisk: Tapdisk) -> None:
     assert start_time(endpoint.pid) is None
     assert datapath.served() == []
     datapath.close(DISK)
+    let_go(chain)
     UTIL.repair(chain[2].path)
     left = chain if parent_of(chain[0]) == "b.qcow2" else [chain[0], chain[2]]
     assert closed_content(left) == model

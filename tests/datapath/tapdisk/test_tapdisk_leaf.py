@@ -7,11 +7,15 @@ import pytest
 from sm.datapath.tapdisk.wire import Kind
 from sm.gc.leaf_in_use import convergence
 from tests.datapath.clients import Writer
-from tests.datapath.tapdisk.active import verify_closed, verify_served
+from tests.datapath.tapdisk.active import configure, verify_closed, verify_served
 from tests.datapath.tapdisk.fixture import Tapdisk
 from tests.gc.active import SIZE, ActiveScene
 from tests.support.guest import Model
-from tests.support.site import MIB, Site
+from tests.support.patience import patient
+from tests.support.site import MIB, PAUSE_SECONDS, Site
+
+SLOW = int(10 * MIB / PAUSE_SECONDS)
+"""Bytes a second, with which the leaf is too large to be copied in a pause."""
 
 
 def leaf_scene(site: Site, image_format: str) -> ActiveScene:
@@ -24,7 +28,7 @@ def leaf_scene(site: Site, image_format: str) -> ActiveScene:
     return scene
 
 
-@pytest.mark.parametrize("speed", [convergence.FIRST_SPEED, 512 << 10])
+@pytest.mark.parametrize("speed", [convergence.FIRST_SPEED, SLOW])
 def test_a_leaf_is_merged_under_a_writer(
     tapdisk: Tapdisk,
     tapdisk_site: Site,
@@ -60,12 +64,14 @@ def test_a_pause_that_cannot_be_taken_back(
     """Requests under way do not end: nothing is switched, and users go on once they have."""
     scene = leaf_scene(tapdisk_site, cow_format)
     tapdisk.misbehave(frozen_pause=1)
+    configure(tapdisk_site, tapdisk, pause_seconds=patient(1))
     report = scene.collect()
     waiting = report["waiting"]
     assert isinstance(waiting, list)
     assert {each["code"] for each in waiting} <= {"failed", "held"}
     assert len(tapdisk_site.images(scene.sr)) == 2
     tapdisk.misbehave()
+    configure(tapdisk_site, tapdisk)
     scene.collect()
     verify_served(scene)
     scene.write(5 * MIB, 4096, 9)

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -15,27 +16,36 @@ from sm.cowutil.registry import Formats
 from sm.cowutil.vhd.util import VhdUtil
 from sm.datapath.base import DatapathFailed, OutcomeUnknown
 from sm.datapath.tapdisk.control import Control
-from sm.datapath.tapdisk.life import Patience
 from sm.errors import Busy
 from sm.process import run
-from tests.datapath.clients import Writer, qemu_io, until
-from tests.datapath.tapdisk.fixture import DISK, MIB, SIZE, Tapdisk, closed_content, served_content
+from tests.datapath.clients import Writer, qemu_io
+from tests.datapath.tapdisk.fixture import (
+    DISK,
+    MIB,
+    PATIENCE,
+    SIZE,
+    Tapdisk,
+    closed_content,
+    served_content,
+)
+from tests.support.patience import patient, until
 
 FORMATS = Formats(run)
-QUICK = Patience(answer=5.0, pause=0.4)
+IMPATIENT = replace(PATIENCE, pause=patient(0.25))
+"""For a pause that does not end; the request for it must still arrive."""
 
 
 @pytest.mark.double_only
 def test_a_pause_that_stays_is_told_and_not_repeated(tapdisk: Tapdisk, cow_format: str) -> None:
     chain, model = tapdisk.chain(cow_format, "a", "b")
-    datapath = tapdisk.datapath(patience=QUICK)
+    datapath = tapdisk.datapath()
     endpoint = datapath.open(DISK, chain, read_only=False)
     tapdisk.misbehave(frozen_pause=1)
     with Writer(str(endpoint.nbd), bytes(model)) as writer:
         writer.go_on(3)
         for _ in range(2):
             with pytest.raises(OutcomeUnknown, match=r"state 0x14.*cannot be withdrawn"):
-                datapath.pause(DISK)
+                tapdisk.datapath(patience=IMPATIENT).pause(DISK)
         with pytest.raises(Busy, match="not paused yet"):
             datapath.resume(DISK, chain)
         found = datapath.find(DISK)
@@ -58,7 +68,7 @@ def test_a_pause_that_stays_is_told_and_not_repeated(tapdisk: Tapdisk, cow_forma
 @pytest.mark.double_only
 def test_a_frozen_disk_can_be_closed(tapdisk: Tapdisk) -> None:
     chain, model = tapdisk.chain("qcow2", "a", "b")
-    datapath = tapdisk.datapath(patience=QUICK)
+    datapath = tapdisk.datapath(patience=IMPATIENT)
     datapath.open(DISK, chain, read_only=False)
     tapdisk.misbehave(frozen_pause=1)
     with pytest.raises(OutcomeUnknown):
@@ -139,9 +149,9 @@ def test_what_somebody_else_changed_is_not_believed(tapdisk: Tapdisk) -> None:
     endpoint = datapath.open(DISK, chain, read_only=False)
     other = ImageRef(chain[0].path.with_stem("other"), "qcow2")
     FORMATS.cow("qcow2").snapshot(other.path, chain[0], SIZE)
-    control = Control(tapdisk.control / f"ctl{endpoint.pid}", 5)
-    control.pause(0, 5)
-    control.resume(0, f"qcow2:{other.path}", 5)
+    control = Control(tapdisk.control / f"ctl{endpoint.pid}", PATIENCE.answer)
+    control.pause(0, PATIENCE.pause)
+    control.resume(0, f"qcow2:{other.path}", PATIENCE.resume)
     with pytest.raises(DatapathFailed, match="somebody else changed it"):
         datapath.find(DISK)
     datapath.close(DISK)

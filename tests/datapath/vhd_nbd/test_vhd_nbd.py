@@ -26,7 +26,7 @@ from sm.nbd.protocol import MAX_REQUEST, REQUEST, REQUEST_MAGIC, Command, Comman
 from sm.nbd.server import MAX_CLIENTS
 from sm.owner import start_time
 from tests.cowutil.vhd.vhd_support import content as our_content
-from tests.datapath.clients import content, qemu_io, until
+from tests.datapath.clients import content, qemu_io
 from tests.datapath.vhd_nbd.chains import (
     DISK,
     SIZE,
@@ -37,6 +37,7 @@ from tests.datapath.vhd_nbd.chains import (
     independent_content,
 )
 from tests.nbd.client import connect
+from tests.support.patience import until
 
 
 @pytest.fixture

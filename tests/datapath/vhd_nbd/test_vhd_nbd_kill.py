@@ -19,6 +19,7 @@ from sm.owner import start_time
 from tests.datapath.clients import content
 from tests.datapath.vhd_nbd.chains import DISK, PAGE, SIZE, chain_of, check, independent_content
 from tests.nbd.client import Gone, connect
+from tests.support.patience import patient
 
 ROUNDS = 12
 
@@ -89,7 +90,7 @@ def test_killed_under_load(datapath: VhdNbdDatapath, tmp_path: Path, seed: int) 
     time.sleep(dice.random() * 0.5)
     os.kill(endpoint.pid, signal.SIGKILL)
     for load in loads:
-        load.thread.join(30)
+        load.thread.join(patient(30))
         assert not load.thread.is_alive()
     while start_time(endpoint.pid) is not None:
         time.sleep(0.002)

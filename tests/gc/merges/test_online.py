@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +12,11 @@ import pytest
 
 from sm.gc.collector import Collector, Step
 from sm.owner import start_time
-from tests.datapath.clients import Writer, until
+from tests.datapath.clients import Writer
 from tests.gc.active import ActiveScene, SavedScene, coalesce_scene
 from tests.gc.killed import killed_at, steps_of
 from tests.support.guest import Model
+from tests.support.patience import patient, until
 from tests.support.site import MIB, NewSite, Site
 
 Hook = Callable[[], None]
@@ -34,8 +34,7 @@ def test_a_deleted_snapshot_goes_while_the_guest_writes(cow_format: str, site: S
         report = scene.collect()
         rounds = writer.rounds
         site.delete(scene.snapshot())
-        while writer.rounds < rounds + 20:
-            time.sleep(0.01)
+        until(lambda: writer.rounds >= rounds + 20)
         writer.stop()
     done = [step["action"] for step in report["done"]]
     assert done == ["delete", "coalesce"]
@@ -113,7 +112,9 @@ def test_two_disks_in_use_above_one_image(cow_format: str, site: Site) -> None:
 
 def read(uri: str, size: int) -> bytes:
     """A disk in use, whole."""
-    ended = subprocess.run(["nbdcopy", uri, "-"], capture_output=True, check=True, timeout=60)
+    ended = subprocess.run(
+        ["nbdcopy", uri, "-"], capture_output=True, check=True, timeout=patient(60)
+    )
     assert len(ended.stdout) == size
     return ended.stdout
 
@@ -205,9 +206,7 @@ def until_asked_to_yield(scene: ActiveScene, *command: str) -> Any:
         if started:
             return
         started.append(scene.site.start(*command))
-        deadline = time.monotonic() + 20
-        while not list(requests.glob("*.yield")) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: list(requests.glob("*.yield")), "the request to give way")
 
     collector = Collector(scene.site.repository(scene.sr), progress)
     with collector.alone():

@@ -28,8 +28,9 @@ from sm.gc.views import exporter
 from sm.gc.views.measured import garbage_bytes
 from sm.gc.views.metrics import families
 from sm.tree import Forest, Node
-from tests.gc.running import collector, wait_until
+from tests.gc.running import collector
 from tests.support import guest, worker
+from tests.support.patience import patient, until
 from tests.support.site import MIB, Site
 
 ETC = Path(__file__).resolve().parents[3] / "etc"
@@ -211,7 +212,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def _get(address: exporter.Address) -> str:
     if address.path is None:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=patient(30)) as answer:
             return str(answer.read().decode())
     connection = _UnixConnection(address.path)
     connection.request("GET", "/metrics")
@@ -272,7 +273,7 @@ def test_listening_until_it_is_told_to_stop(site: Site, ending: signal.Signals) 
             text = _get(exporter.Address.parse(where))
             assert Scraped(text).get("sm_sr_up", sr, name="store") == 1
             listening.send_signal(ending)
-            assert listening.wait(30) == 0
+            assert listening.wait(patient(30)) == 0
         finally:
             listening.kill()
 
@@ -395,6 +396,6 @@ def test_the_service_gives_its_figures(site: Site, short_path: Path) -> None:
     sr = site.create_sr()
     site.configure(gc_metrics_listen=f"unix:{short_path}")
     with collector(site):
-        wait_until(short_path.exists, "the socket")
+        until(short_path.exists, "the socket")
         assert Scraped(_get(exporter.Address(short_path))).get("sm_sr_up", sr, name="store") == 1
     assert not short_path.exists()

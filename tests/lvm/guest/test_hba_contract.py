@@ -9,7 +9,6 @@ import pytest
 
 from sm.block.scsi import units
 from sm.drivers.hba import LvmOverHbaSr
-from tests.datapath.clients import until
 from tests.drivers.contract.place import Place
 from tests.drivers.contract.suite import (  # noqa: F401 - what is tried here
     host,
@@ -20,6 +19,7 @@ from tests.drivers.contract.suite import (  # noqa: F401 - what is tried here
 )
 from tests.support.lvm.loop import remove_mapped
 from tests.support.lvm.tools import call
+from tests.support.patience import until
 from tests.support.servers.kernel import require_guest
 
 

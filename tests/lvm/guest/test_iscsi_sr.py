@@ -15,6 +15,7 @@ from sm.drivers import iscsi as driver
 from sm.drivers.iscsi import LvmOverIscsiSr
 from sm.errors import ChoiceNeeded
 from tests.drivers.contract.host import Host
+from tests.support.patience import patient
 from tests.support.servers.iscsi import IscsiServer
 
 SYSFS = Path("/sys")
@@ -64,7 +65,7 @@ def test_each_missing_word_is_answered_with_a_choice(
             "Port": "3260",
             "TargetIQN": server.iqn,
         }
-    monkeypatch.setattr(driver, "APPEAR_SECONDS", 2.0)
+    monkeypatch.setattr(driver, "APPEAR_SECONDS", patient(1))
     for number, more in enumerate(({}, {"SCSIid": "3600140500000"})):
         offered = choice(made(tmp_path / f"b{number}", targetIQN=server.iqn, **more), 107)
         found = {each.findtext("SCSIid"): each for each in offered}

@@ -22,6 +22,7 @@ from tests.datapath.clients import Writer, content
 from tests.hosts.hosts import Host
 from tests.lvm.outside import dying_hostd
 from tests.support import guest
+from tests.support.patience import patient
 from tests.support.uml.two_hosts import ADDRESSES
 
 HOSTD_PORT = 4711
@@ -58,7 +59,7 @@ class PoolHost(Host):
     def was_killed(self) -> bool:
         """Whether its `sm-hostd` was killed, by somebody else; there is none then."""
         assert self.service is not None
-        self.service.communicate(timeout=10)
+        self.service.communicate(timeout=patient(10))
         code, self.service = self.service.returncode, None
         return code == -signal.SIGKILL
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.datapath.clients import until
 from tests.lvm.outside.pool_host import PoolHost
+from tests.support.patience import patient, until
 from tests.support.site import MIB
 
 SIZE = 16 * MIB
@@ -147,10 +147,11 @@ def master_service_stopped(scene: Scene) -> None:
     assert master.service is not None
     pid = master.service.pid
     collector = master.start_collector(scene.sr)
-    until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", 60)
+    stat = Path(f"/proc/{pid}/stat")
+    until(lambda: b") T " in stat.read_bytes(), "that it stands still")
     _require_held(scene)
     os.kill(pid, signal.SIGCONT)
-    _, said = collector.communicate(timeout=60)
+    _, said = collector.communicate(timeout=patient(60))
     assert collector.returncode == 0, said
     other.go_on(5)
     scene.end_writing_and_verify(disk)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from tests.hosts.certificates import Authority
 from tests.lvm.conftest import MIB
+from tests.support.patience import patient
 from tests.support.uml.meeting import Meeting
 from tests.support.uml.two_hosts import ADDRESSES, run_two
 
 MODULES = ("tests.lvm.outside.pool_master", "tests.lvm.outside.pool_second")
 DISK_SIZE = 1024 * MIB
-SECONDS = 900.0
-"""A deadline for both guests, on a machine that has much else to do."""
+SECONDS = patient(300)
+"""A deadline for both guests."""
 
 
 def play(folder: Path, *scenes: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import patient, until
 from tests.support.uml import setup as uml_setup
 from tests.support.uml.guest import Guest, How, run
 from tests.support.uml.setup import ROOT, CannotRun, Setup
@@ -43,11 +44,9 @@ def state(tmp_path: Path) -> Path:
     return folder
 
 
-def wait_until_gone(state: Path) -> None:
-    deadline = time.monotonic() + 30
-    while left := [*traces(str(state)), *map(str, state.iterdir())]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+def until_gone(state: Path) -> None:
+    """Wait until neither processes nor files of a guest are left."""
+    until(lambda: not traces(str(state)) and not list(state.iterdir()), "the end of the guest")
 
 
 def test_status_output_and_files_come_out(state: Path, tmp_path: Path) -> None:
@@ -115,8 +114,8 @@ def test_nothing_is_left_when_the_launcher_is_killed(
     time.sleep(seconds)
     assert launcher.poll() is None
     launcher.send_signal(number)
-    launcher.wait(30)
-    wait_until_gone(state)
+    launcher.wait(patient(30))
+    until_gone(state)
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import os
 import subprocess
 from pathlib import Path
 
-TOOL_SECONDS = 60
+from tests.support.patience import patient
+
+TOOL_SECONDS = patient(60)
 SECTOR = 512
 
 

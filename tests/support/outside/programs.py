@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 
-TIMEOUT_SECONDS = 120
+from tests.support.patience import patient
 
 
 def program(faults: Mapping[str, str], *argv: str) -> subprocess.CompletedProcess[str]:
@@ -17,5 +17,5 @@ def program(faults: Mapping[str, str], *argv: str) -> subprocess.CompletedProces
         capture_output=True,
         text=True,
         check=False,
-        timeout=TIMEOUT_SECONDS,
+        timeout=patient(60),
     )

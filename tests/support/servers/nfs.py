@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.lvm.tools import call
+from tests.support.patience import patient
 from tests.support.servers.kernel import require_guest
 
 ROOT = Path("/srv/nfs")
@@ -42,7 +43,7 @@ class NfsServer:
         call("rpcbind", "-w")
         self.export("rw")
         # It goes into the background with its output open, which would be waited for.
-        subprocess.run(["rpc.mountd"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+        subprocess.run(["rpc.mountd"], check=True, stdout=subprocess.DEVNULL, timeout=patient(60))
         self.start()
 
     def export(self, access: str) -> None:

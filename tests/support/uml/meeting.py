@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-WAIT_SECONDS = 60.0
+from tests.support.patience import patient
+
+WAIT_SECONDS = patient(60)
 RESULT = "result"
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.patience import patient
+
 ROOT = Path(__file__).resolve().parents[3]
 """The repository, which every guest shares with this machine."""
 
@@ -61,7 +63,7 @@ class Setup:
     shares: tuple[Path, ...] = ()
     modules: tuple[str, ...] = ()
     memory_mib: int = 1024
-    deadline_seconds: float = 600
+    deadline_seconds: float = patient(150)
     folder: Path = ROOT
     state: Path = Path("/var/tmp")
     environment: Mapping[str, str] = field(default_factory=dict)

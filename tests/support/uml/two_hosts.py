@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tests.support.patience import patient
 from tests.support.uml.guest import Ended, Guest, How
 from tests.support.uml.meeting import RESULT
 from tests.support.uml.setup import Setup, Wire
@@ -17,7 +18,7 @@ NAMES = ("a", "b")
 ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2"}
 """Of the hosts, in the network between the two."""
 
-DEADLINE_SECONDS = 120.0
+DEADLINE_SECONDS = patient(60)
 
 
 def run_two(

@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.datapath.tapdisk.double.front import unlink
 from tests.datapath.tapdisk.double.layout import PATH_SLOT, SIZE, Message
 from tests.datapath.tapdisk.double.vbd import Failure, Faults, Vbd
+from tests.support.patience import patient
 
 ERROR = 1
 PID, ATTACH, OPEN, PAUSE, RESUME, CLOSE, DETACH = 3, 5, 7, 9, 11, 13, 15
@@ -31,7 +32,7 @@ AS_ERROR = {OPEN, DISK_INFO, STATS, COMMIT, QUERY}
 """Whose failures come as message 1; the others' come in their own answer."""
 
 READ_ONLY = 0x2
-HALF_SECONDS = 2.0
+HALF_SECONDS = patient(2)
 NO_MINOR = -1
 
 
@@ -72,7 +73,7 @@ class Server:
                     if not more:
                         return
                     data += more
-                peer.settimeout(10)
+                peer.settimeout(patient(10))
                 peer.sendall(self._answer(data, peer))
             except (HungUp, OSError):
                 return

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.datapath.tapdisk.double.front import Forwarded, unlink
+from tests.support.patience import until
 
 LEAF = "leaf"
 JOB = "commit"
@@ -137,21 +138,17 @@ class QemuChain:
         return [node for node in nodes if node["drv"] != "file"]
 
     def _ready(self, path: Path) -> Path:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
+        def answers() -> bool:
             if self._child.poll() is not None:
                 assert self._child.stderr is not None
                 raise OSError(5, self._child.stderr.read().decode())
-            probe = socket.socket(socket.AF_UNIX)
-            try:
+            with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
                 probe.connect(str(path))
-            except OSError:
-                time.sleep(0.005)
-            else:
-                return path
-            finally:
-                probe.close()
-        raise TimeoutError(path)
+                return True
+            return False
+
+        until(answers, "the start of the daemon of the double")
+        return path
 
 
 def escaped(path: Path) -> str:
