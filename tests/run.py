@@ -48,7 +48,7 @@ class Part:
 PARTS = {
     Tier.TEST: (
         Part("files", FILES),
-        Part("volumes", GUESTS, beside=True),
+        Part("volumes", (*GUESTS, "tests/lvm"), beside=True),
     ),
     Tier.WORLD: (
         Part("packages and services", (*FILES, "-m", "world")),

@@ -42,7 +42,7 @@ def test_a_defect_becomes_fault_1200_and_its_traceback_a_log_line(
 
 def test_a_root_that_cannot_be_used_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    fault = Plugin(tmp_path / "file" / "root").fault("sr_probe", device_config={})
+    fault = Plugin(tmp_path / "file" / "root", started=True).fault("sr_probe", device_config={})
     assert fault.faultCode == 202
 
 

@@ -32,7 +32,7 @@ def run(workshop: Workshop) -> list[Row]:
         "subtask_of": "OpaqueRef:44444444-dddd-4ddd-8ddd-000000000004",
         "local_cache_sr": "",
     }
-    plugin = Plugin(site.root, members=members)
+    plugin = Plugin(site.root, members=members, started=True)
     works = {
         "python": lambda: subprocess.run([sys.executable, "-c", "pass"], check=True),
         "info": lambda: plugin.call("sr_get_driver_info"),

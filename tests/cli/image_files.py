@@ -16,6 +16,7 @@ from unittest import mock
 from sm.cli.main import main
 from sm.cowutil.base import ImageRef
 from tests.cowutil.contract.subjects import tool
+from tests.support import warm
 
 SM = str(Path(sys.executable).with_name("sm"))
 MIB = 1 << 20
@@ -43,13 +44,8 @@ def sm_process(
     *arguments: str | Path, folder: Path | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """`sm image` as a process of its own, with what it wrote."""
-    return subprocess.run(
-        [SM, "image", *(str(each) for each in arguments)],
-        env={**os.environ, **NO_ROOT},
-        cwd=folder,
-        capture_output=True,
-        check=False,
-    )
+    words = ["image", *(str(each) for each in arguments)]
+    return warm.program("sm", words, {**os.environ, **NO_ROOT}, folder)
 
 
 def qcow2(path: Path, size: int, options: str = "", parent: ImageRef | None = None) -> ImageRef:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from tests.support import warm
 from tests.support.patience import patient
 
 EXECUTABLES = Path(sys.executable).parent
@@ -39,17 +40,26 @@ def document(command: str, members: dict[str, Any]) -> str:
 
 @dataclass
 class Plugin:
-    """One driver's executable, against one root."""
+    """One driver's executable, against one root.
+
+    Each call is a fork of the test or, if it is to be `started`, a process as XAPI has it.
+    """
 
     root: Path
     name: str = "FileSR"
     members: dict[str, Any] = field(default_factory=dict)
+    started: bool = False
 
     def raw(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it with any arguments."""
+        environment = {"PATH": os.environ["PATH"], "ORIGINATOR": "SM", "SM_ROOT": str(self.root)}
+        if not self.started:
+            ended = warm.program(self.name, arguments, environment)
+            said = (ended.stdout.decode(), ended.stderr.decode())
+            return subprocess.CompletedProcess(ended.args, ended.returncode, *said)
         return subprocess.run(
             [str(EXECUTABLES / self.name), *arguments],
-            env={"PATH": os.environ["PATH"], "ORIGINATOR": "SM", "SM_ROOT": str(self.root)},
+            env=environment,
             capture_output=True,
             text=True,
             check=False,
