@@ -46,6 +46,7 @@ def agree_on_disk(chain: Chain, seed: int) -> None:
         assert dissect_qcow2(chain.images[0].path) == chain.disk
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(QCOW2_CHAINS))
 def test_chains_of_qemu(seed: int, tmp_path: Path) -> None:
     chain = make_chain(seed, tmp_path)
@@ -55,6 +56,7 @@ def test_chains_of_qemu(seed: int, tmp_path: Path) -> None:
     agree_on_disk(chain, seed)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(QCOW2_PACKED))
 def test_compressed_images_of_qemu(seed: int, tmp_path: Path) -> None:
     packed = compress(make_chain(seed, tmp_path), tmp_path, seed)
@@ -62,6 +64,7 @@ def test_compressed_images_of_qemu(seed: int, tmp_path: Path) -> None:
     agree_on_disk(packed, seed)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(QCOW2_WRITTEN))
 def test_what_we_write(seed: int, tmp_path: Path) -> None:
     """Create, snapshot, grow, hide and relink are ours; a guest writes between them by qemu."""
@@ -95,6 +98,7 @@ def test_what_we_write(seed: int, tmp_path: Path) -> None:
         agree_on_disk(Chain([images[0], *images[2:]], chain.disk), seed)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(QCOW2_DAMAGED))
 def test_verdicts_on_damaged_images(seed: int, tmp_path: Path) -> None:
     """Corrupt for us where it is for qemu-img, and leaking where it is for qemu-img."""

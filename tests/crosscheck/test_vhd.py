@@ -53,6 +53,7 @@ def agree_on_disk(chain: Chain, seed: int) -> None:
         assert dissect_vhd(base[0].path) == chain.disk
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(VHD_CHAINS))
 def test_chains_that_we_write(seed: int, tmp_path: Path) -> None:
     chain = make_chain(seed, tmp_path)
@@ -70,6 +71,7 @@ def test_chains_that_we_write(seed: int, tmp_path: Path) -> None:
         agree_on_disk(Chain(shorter, chain.disk), seed)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(VHD_FOREIGN))
 def test_layouts_of_others(seed: int, tmp_path: Path) -> None:
     chain = foreign(seed, tmp_path)
@@ -77,6 +79,7 @@ def test_layouts_of_others(seed: int, tmp_path: Path) -> None:
     agree_on_disk(chain, seed)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(VHD_OF_QEMU))
 def test_disks_of_qemu(seed: int, tmp_path: Path) -> None:
     chain = of_qemu(seed, tmp_path)

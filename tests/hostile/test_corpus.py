@@ -23,6 +23,7 @@ from tests.hostile.qcow2_parts import SOUND_PARTS
 from tests.hostile.reading import READINGS
 from tests.hostile.vhd_cases import sound
 from tests.support.patience import patient
+from tests.support.tiers import chosen
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +51,8 @@ def laid(tmp_path_factory: pytest.TempPathFactory) -> Laid:
     folder = tmp_path_factory.mktemp("hostile")
     images = folder / "images"
     images.mkdir()
-    cases = {str(case.write(images)): case for case in corpus()}
+    some = chosen(corpus(), 3, "hostile images")
+    cases = {str(case.write(images)): case for case in some}
     lines = [f"{case.format} {path}" for path, case in cases.items()]
     (folder / "list").write_text("\n".join(lines))
     write_sparse(folder / "sound.qcow2", SOUND_PARTS.length, SOUND_PARTS.layout())
@@ -79,8 +81,8 @@ def results(laid: Laid) -> dict[str, dict[str, Any]]:
     return {found["path"]: found for found in map(json.loads, output.splitlines())}
 
 
-def test_the_corpus_is_whole(laid: Laid) -> None:
-    assert len(laid.cases) == len(corpus()) >= HOSTILE_IMAGES
+def test_the_corpus_is_whole() -> None:
+    assert len({case.name for case in corpus()}) == len(corpus()) >= HOSTILE_IMAGES
 
 
 def test_each_is_refused_by_name(laid: Laid, results: dict[str, dict[str, Any]]) -> None:

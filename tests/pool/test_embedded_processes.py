@@ -20,8 +20,11 @@ from tests.pool.children import KEYS
 from tests.pool.conftest import PoolSite
 from tests.pool.postgresql_server import PostgresqlServer
 from tests.support.patience import patient
+from tests.support.tiers import SOAK, every
 
 HERE = Path(__file__).resolve().parents[2]
+RACERS = 8 if SOAK else 4
+HOSTS = RACERS // 2
 CHILD_SECONDS = math.ceil(patient(30))
 """After which a forked process that hangs is ended."""
 DIES_OPEN = """
@@ -84,10 +87,10 @@ def check(place: Path | str, acknowledged: list[str]) -> set[str]:
     return found
 
 
-def test_of_eight_processes_one_gets_each_key(kept: PoolSite, tmp_path: Path) -> None:
+def test_of_many_processes_one_gets_each_key(kept: PoolSite, tmp_path: Path) -> None:
     vdi = kept.pool.introduce_vdi(NewVdi(VDI_UUID, kept.sr_ref, 1))
     rounds, gate = 50, tmp_path / "gate"
-    racers = [start("race", kept.place, vdi, me, rounds, gate) for me in range(8)]
+    racers = [start("race", kept.place, vdi, me, rounds, gate) for me in range(RACERS)]
     for racer in racers:
         assert racer.stdout is not None
         assert racer.stdout.readline() == "ready\n"
@@ -105,7 +108,7 @@ def test_of_eight_processes_one_gets_each_key(kept: PoolSite, tmp_path: Path) ->
 
 def test_who_publishes_and_then_looks_is_seen_or_sees(kept: PoolSite) -> None:
     """What claims and host keys rest on: of two hosts, one at least sees the other's key."""
-    rounds = 200
+    rounds = 200 if SOAK else 50
     hosts = [
         start("publish", kept.place, kept.sr_ref, me, rounds, stdin=subprocess.PIPE) for me in "ab"
     ]
@@ -126,7 +129,7 @@ def test_who_publishes_and_then_looks_is_seen_or_sees(kept: PoolSite) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_eight_processes_make_one_database(
+def test_many_processes_make_one_database(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     places: list[Path | str] = [tmp_path / f"{number}.db" for number in range(5)]
@@ -135,29 +138,30 @@ def test_eight_processes_make_one_database(
         places = [server.url(server.create_database()) for _ in places]
     gate = tmp_path / "gate"
     makers = [
-        start("register", tmp_path / "unused.db", f"host-{me % 4}", gate, *places)
-        for me in range(8)
+        start("register", tmp_path / "unused.db", f"host-{me % HOSTS}", gate, *places)
+        for me in range(RACERS)
     ]
     outputs = [maker.stdout for maker in makers if maker.stdout is not None]
     for number, place in enumerate(places):
-        assert [output.readline() for output in outputs] == ["ready\n"] * 8
+        assert [output.readline() for output in outputs] == ["ready\n"] * RACERS
         gate.with_name(f"gate-{number}").touch()
         refs = [output.readline().strip() for output in outputs]
-        assert refs[:4] == refs[4:]
-        assert len(set(refs)) == 4
+        assert refs[:HOSTS] == refs[HOSTS:]
+        assert len(set(refs)) == HOSTS
         with EmbeddedPool(place, "host-0", "here") as pool:
             assert {host.ref for host in pool.hosts()} == set(refs)
         check(place, [])
     assert [(maker.communicate(timeout=patient(60)), maker.returncode)[1] for maker in makers] == [
         0
-    ] * 8
+    ] * RACERS
 
 
 def test_killed_at_every_write(embedded: PoolSite, database: Path) -> None:
-    """SIGKILL at the n-th write or sync, until the work is done before it."""
+    """SIGKILL at one write or sync in four, or at each, until the work is done before it."""
     embedded.pool.close()
     acknowledged: list[str] = []
-    for number in range(1, 200):
+    first, step = every(4, f"writes of the pool, {database.name}")
+    for number in range(1 + first, 200, step):
         argv = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,fdatasync,fsync"]
         argv += ["-e", f"inject=pwrite64,fdatasync,fsync:signal=SIGKILL:when={number}", "--"]
         argv += command("introduce", database, embedded.sr_ref, f"at-{number}", 1)

@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.pool.test_embedded_processes import HERE
 from tests.support.patience import patient
+
+pytestmark = pytest.mark.world
 
 
 def sm(root: Path, *words: str) -> Any:

@@ -20,6 +20,8 @@ from tests.pool.postgresql_server import PostgresqlServer
 from tests.pool.test_embedded_processes import check, rest_of, start
 from tests.support.patience import patient, until
 
+pytestmark = pytest.mark.world
+
 COMMIT = b"COMMIT\0"
 """The statement, not a level of isolation."""
 

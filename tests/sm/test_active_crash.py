@@ -18,6 +18,7 @@ from tests.support.forked import command
 from tests.support.leftovers import end_processes
 from tests.support.saved import Saved
 from tests.support.site import MIB, Site
+from tests.support.tiers import chosen
 
 SIZE = 4 * MIB
 
@@ -71,7 +72,7 @@ def killed_disks(
 ) -> Iterator[tuple[int, Disk]]:
     """A disk for each call of a command about it, which was killed before that call.
 
-    Every call that asks; of the others every second, the two formats in turn.
+    Of the calls that ask one in two, of the others one in four; all in a soak.
     """
     disk = Disk(Site(folder), image_format, active)
     arguments = ("vdi", *words, disk.uuid)
@@ -79,8 +80,8 @@ def killed_disks(
     calls = calls_of(disk.site.environment, arguments, asking=asking)
     assert calls
     end_processes(str(folder))
-    chosen = calls if asking else calls[0 if image_format == "qcow2" else 1 :: 2]
-    for number, call in enumerate(chosen):
+    name = f"{words} killed, {image_format}, {asking}"
+    for number, call in enumerate(chosen(calls, 2 if asking else 4, name)):
         disk.again()
         prepare = failing(call, KILL, asking=asking)
         outcome = command(disk.site.environment, arguments, prepare)
@@ -97,6 +98,7 @@ def use_again(disk: Disk, number: int) -> None:
     disk.check()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("asking", [False, True], ids=["names", "asking"])
 def test_a_snapshot_of_a_disk_in_use(asking: bool, cow_format: str, tmp_path: Path) -> None:
     for _, disk in killed_disks(tmp_path, cow_format, asking, "snapshot"):
@@ -111,6 +113,7 @@ def test_a_snapshot_of_a_disk_in_use(asking: bool, cow_format: str, tmp_path: Pa
         disk.check()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("asking", [False, True], ids=["names", "asking"])
 def test_an_activation(asking: bool, cow_format: str, tmp_path: Path) -> None:
     for number, disk in killed_disks(tmp_path, cow_format, asking, "activate", active=False):

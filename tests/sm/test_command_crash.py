@@ -1,4 +1,4 @@
-"""A command killed before each call that changes a name or makes a change last.
+"""A command killed before a call that changes a name or makes a change last; in a soak before each.
 
 Afterwards the next command must find an SR whose old disks read as before, with the command's
 change there as a whole or not at all.
@@ -13,6 +13,6 @@ from tests.support.site import Site
 
 
 def test_killed_commands(cow_format: str, site: Site) -> None:
-    attempts, places = meet(subjects(site, cow_format), [KILL])
+    attempts, places = meet(subjects(site, cow_format), [KILL], f"killed commands, {cow_format}")
     print(f"{attempts} commands killed at {places} places")
-    assert attempts >= 100
+    assert attempts >= 10

@@ -1,4 +1,6 @@
-"""A command in which one call fails that changes a name or makes a change last, for each such call.
+"""A command in which one call fails that changes a name or makes a change last.
+
+For some of these calls, as the commit chooses; for each in a soak.
 
 The call is not carried out; the command goes on with the error. Afterwards all disks read as
 before, and the change is there as a whole or not at all; and not at all if the command failed.
@@ -7,28 +9,31 @@ before, and the change is there as a whole or not at all; and not at all if the 
 from __future__ import annotations
 
 import itertools
+import random
 
 from tests.sm.commands import subjects
 from tests.support.every_call import ERRORS, meet
 from tests.support.killing import failing_below
 from tests.support.site import Site
+from tests.support.tiers import SEED, SOAK
 
 BELOW = "pwrite64,fsync,fdatasync,ftruncate,fallocate,rename,unlink"
 
 
 def test_failing_commands(cow_format: str, site: Site) -> None:
-    attempts, places = meet(subjects(site, cow_format), ERRORS)
+    attempts, places = meet(subjects(site, cow_format), ERRORS, f"failing commands, {cow_format}")
     print(f"{attempts} calls failed at {places} places")
-    assert attempts >= 100
+    assert attempts >= 10
 
 
 def test_a_sample_of_what_fails_below(cow_format: str, site: Site) -> None:
-    """What SQLite and qemu-img call: every twentieth of a kind, others for the other format."""
+    """What SQLite and qemu-img call: every sixtieth of a kind, in a soak every twentieth."""
     injected, refused = 0, 0
-    first = 2 if cow_format == "qcow2" else 7
+    step = 20 if SOAK else 60
+    first = 2 + random.Random(f"{SEED} {cow_format}").randrange(16)
     errors = itertools.cycle(("EIO", "ENOSPC", "EROFS"))
     for subject in subjects(site, cow_format):
-        for number in itertools.count(first, 20):
+        for number in itertools.count(first, step):
             subject.saved.restore()
             outcome, failed = failing_below(
                 subject.site, BELOW, next(errors), number, *subject.arguments

@@ -6,6 +6,8 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.datapath.clients import content, qemu_io
 from tests.hosts.disks import verify, verify_tidy
 from tests.hosts.hosts import Pool
@@ -13,6 +15,8 @@ from tests.soak.durable_writer import DurableWriter
 from tests.support.patience import patient
 from tests.support.site import MIB
 from tests.support.tiers import SEED, rounds
+
+pytestmark = pytest.mark.world
 
 SIZE = 32 * MIB
 LONGEST_DELAY = 1.2

@@ -14,6 +14,8 @@ from tests.soak.kill_rounds import SIZE, cut_short
 from tests.support.site import MIB, Site
 from tests.support.tiers import SEED, rounds
 
+pytestmark = pytest.mark.world
+
 LONGEST_DELAY = 0.12
 """Seconds after the beginning of the copy; most merges here are over by then."""
 

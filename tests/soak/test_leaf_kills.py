@@ -11,6 +11,8 @@ from tests.soak.kill_rounds import HELD, SIZE, cut_short
 from tests.support.site import MIB, Site
 from tests.support.tiers import SEED, rounds
 
+pytestmark = pytest.mark.world
+
 LONGEST_DELAY = 0.25
 """Seconds after the journal entry; most merges here are over by then."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import time
 
+import pytest
+
 from tests.datapath.clients import content, qemu_io
 from tests.gc.active import ActiveScene
 from tests.soak.kill_rounds import SIZE, collecting
@@ -12,6 +14,8 @@ from tests.support import guest
 from tests.support.patience import patient
 from tests.support.site import MIB, Site
 from tests.support.tiers import SEED, rounds
+
+pytestmark = pytest.mark.world
 
 LONGEST_DELAY = 0.5
 """Seconds by which one of the two is started later: about what a process takes to start."""

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from sm.datapath.base import Disk
 from sm.datapath.choose import Datapaths
 from sm.gc.state.status import State
@@ -27,6 +29,8 @@ from tests.support import invariants
 from tests.support.patience import patient, until
 from tests.support.site import MIB, Refused, Site
 from tests.support.tiers import SEED, rounds
+
+pytestmark = pytest.mark.world
 
 SIZE = 16 * MIB
 FORMATS = ("qcow2", "vhd", "qcow2", "vhd")

@@ -14,12 +14,16 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.stress.worker import BLOCK
 from tests.support import invariants
 from tests.support.lock_order import circle, orders
 from tests.support.patience import patient
 from tests.support.site import Site
 from tests.support.tiers import SEED
+
+pytestmark = pytest.mark.world
 
 SECONDS = float(os.environ.get("SM_SECONDS", "15"))
 PROCESSES = int(os.environ.get("SM_PROCESSES", "3"))

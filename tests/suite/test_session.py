@@ -12,6 +12,8 @@ from sm.owner import start_time
 from tests.suite.inner import IN_THE_MIDDLE, Inner
 from tests.support.patience import until
 
+pytestmark = pytest.mark.world
+
 HANG = "os.kill(PROCESS, signal.SIGALRM), time.sleep(1000)"
 """As when the time of pytest-timeout has passed, without waiting for that."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from tests.support.failing import KILL, Call, calls_of, failing
 from tests.support.forked import Outcome, command
 from tests.support.saved import Saved
 from tests.support.site import Site
-from tests.support.tiers import SOAK
+from tests.support.tiers import SEED, SOAK, chosen
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
+ONE_IN = 4
 
 
 @dataclass(frozen=True)
@@ -88,30 +90,41 @@ class Subject:
         assert seen == data, f"{uuid} right after the command"
 
 
-def meet(subjects: Iterable[Subject], errors: Sequence[int], stride: int = 1) -> tuple[int, int]:
-    """Fail each call of each command once, with the errors in turn, and no place of calls never.
+def meet(subjects: Iterable[Subject], errors: Sequence[int], name: str) -> tuple[int, int]:
+    """Fail calls of commands at one in so many of their places, with one of the errors.
 
-    With `stride`, of the calls only every so many, besides the places. In a soak each place fails
-    with each of the errors. Returns how many attempts there were, and at how many places.
+    In a soak each call of each command fails once, with the errors in turn, and each place with
+    each of the errors. Returns how many attempts there were, and at how many places.
     """
+    if not SOAK:
+        return _meet_some(subjects, errors, name)
     met: dict[str, set[int]] = defaultdict(set)
     first: dict[str, tuple[Subject, Call]] = {}
     attempts = 0
     for subject in subjects:
         for number, call in enumerate(subject.calls()):
             first.setdefault(call.place, (subject, call))
-            if number % stride:
-                continue
             left = [error for error in errors if error not in met[call.place]] or errors
             error = left[number % len(left)]
             attempts += 1
             if subject.cut_short(call, error):
                 met[call.place].add(error)
-    enough = len(errors) if SOAK else 1
-    for number, (place, (subject, call)) in enumerate(first.items()):
-        turned = [errors[(number + each) % len(errors)] for each in range(len(errors))]
-        missing = [error for error in turned if error not in met[place]]
-        for error in missing[: max(0, enough - len(met[place]))]:
+    for place, (subject, call) in first.items():
+        for error in set(errors) - met[place]:
             attempts += 1
             assert subject.cut_short(call, error), f"{subject.name} never came to {call}"
     return attempts, len(first)
+
+
+def _meet_some(subjects: Iterable[Subject], errors: Sequence[int], name: str) -> tuple[int, int]:
+    """The same for some of the places: of each, one call with one error, as the commit chooses."""
+    dice = random.Random(f"{SEED} {name}")
+    calls: dict[str, list[tuple[Subject, Call]]] = defaultdict(list)
+    for subject in subjects:
+        for call in subject.calls():
+            calls[call.place].append((subject, call))
+    places = chosen(calls.values(), ONE_IN, name)
+    for of_a_place in places:
+        subject, call = dice.choice(of_a_place)
+        assert subject.cut_short(call, dice.choice(errors)), f"{subject.name} never came to {call}"
+    return len(places), len(places)

@@ -51,6 +51,7 @@ def read_all(path: Path) -> None:
     fragmentation(path)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_mutations_end_in_a_refusal_or_an_answer(name: str, tmp_path: Path) -> None:
     original = BY_NAME[name].make(tmp_path).read_bytes()
@@ -96,6 +97,7 @@ def test_mutants_that_are_accepted_have_the_map_that_qemu_sees(tmp_path: Path) -
     assert compared > 50
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(200))
 def test_noise_behind_a_magic_number(seed: int, tmp_path: Path) -> None:
     generator = random.Random(seed)

@@ -149,6 +149,7 @@ OPERATIONS = (
 )  # fmt: skip
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("failure", ["killed", "full", "broken"])
 def test_every_effect_may_be_the_last(

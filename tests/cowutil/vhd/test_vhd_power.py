@@ -63,6 +63,7 @@ def base(folder: Path, size: int = 8 * MIB, writes: int = 6) -> tuple[Path, byte
     return path, model
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_guest_writes(tmp_path: Path, seed: int) -> None:
     path, model = base(tmp_path, writes=3)
@@ -110,6 +111,7 @@ def test_guest_writes(tmp_path: Path, seed: int) -> None:
     assert seen == versions[-1]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("maker", ["ours", "another"])
 def test_resize_within_and_beyond_the_table(tmp_path: Path, maker: str) -> None:
     path, model = base(tmp_path)

@@ -21,6 +21,7 @@ from tests.soak.durable_writer import DurableWriter
 from tests.soak.kill_rounds import HELD
 from tests.support.killing import killed_at
 from tests.support.site import MIB, PAUSE_SECONDS, NewSite, Site
+from tests.support.tiers import chosen, every
 
 SLOW = int((1040 << 10) / PAUSE_SECONDS)
 """Bytes per second, with which a leaf of a few MiB must get smaller before a pause."""
@@ -114,7 +115,7 @@ def test_marks_outlast_what_comes_after(cow_format: str, site: Site) -> None:
 # QCOW2 is mirrored, which has no rounds that a speed would lead to.
 @pytest.mark.parametrize(("cow_format", "speed"), [("qcow2", 0), ("vhd", 0), ("vhd", SLOW)])
 def test_the_collector_killed_at_every_step(speed: int, cow_format: str, new_site: NewSite) -> None:
-    """The guest writes all the time; whoever comes next lets it go on if it is held."""
+    """At one step in three; the guest writes all the time, whoever comes next lets it go on."""
     make = large_scene if speed else leaf_scene
     scene = make(new_site("whole"), cow_format)
     steps = killed.steps_of(scene.site, scene.sr, speed)
@@ -128,7 +129,8 @@ def test_the_collector_killed_at_every_step(speed: int, cow_format: str, new_sit
         first = steps.index("snapshot: displace") + 1
         del steps[steps.index("active-leaf-coalesce: copy") :]
     saved = SavedScene(make(new_site("killed"), cow_format))
-    for number in range(first, len(steps) + 1):
+    moments = range(first, len(steps) + 1)
+    for number in chosen(moments, 3, f"leaf merge, {cow_format}, {speed}"):
         scene = saved.again()
         with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
             writer.go_on(2)
@@ -153,11 +155,12 @@ def switch_steps() -> set[str]:
     return {f"leaf-switch: {step}" for step in SWITCH}
 
 
+@pytest.mark.one_in(2)
 def test_the_collector_killed_at_its_requests(cow_format: str, site: Site) -> None:
     """At some of what it asks of the datapath; `test_qsd_leaf.py` has all of it for one format."""
-    first, step = (1, 2) if cow_format == "vhd" else (3, 9)
+    first, step = every(4 if cow_format == "vhd" else 12, f"requests of a leaf merge, {cow_format}")
     saved = SavedScene(leaf_scene(site, cow_format))
-    for number in itertools.count(first, step):
+    for number in itertools.count(first + 1, step):
         scene = saved.again()
         with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
             command = ("gc", "run", "--sr", scene.sr)
@@ -170,9 +173,10 @@ def test_the_collector_killed_at_its_requests(cow_format: str, site: Site) -> No
         scene.verify()
         if not cut_short:
             break
-    assert number > 4
+    assert number > 1
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("step", ["unhide", "resume"])
 def test_deactivation_after_the_collector_was_killed(
     step: str, cow_format: str, site: Site
@@ -200,6 +204,7 @@ AT = [
 ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("at", AT)
 def test_the_datapath_dies(at: str, cow_format: str, site: Site) -> None:
     """What was flushed is there, whether the merge was given up by that or not."""
@@ -219,6 +224,7 @@ def test_the_datapath_dies(at: str, cow_format: str, site: Site) -> None:
     scene.verify(crashed=True)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("at", AT[::2])
 def test_cancelled(at: str, cow_format: str, site: Site) -> None:
     """The collector is told to stop: the guest goes on before anybody else comes."""

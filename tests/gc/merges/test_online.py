@@ -18,6 +18,7 @@ from tests.gc.killed import killed_at, steps_of
 from tests.support.guest import Model
 from tests.support.patience import patient, until
 from tests.support.site import MIB, NewSite, Site
+from tests.support.tiers import chosen
 
 Hook = Callable[[], None]
 
@@ -120,13 +121,13 @@ def read(uri: str, size: int) -> bytes:
 
 
 def test_killed_at_every_step(cow_format: str, new_site: NewSite) -> None:
-    """The collector dies at each journaled step of a merge below a disk in use."""
+    """The collector dies at journaled steps of a merge below a disk in use: one in three."""
     scene, images = coalesce_scene(new_site("whole"), cow_format)
     steps = steps_of(scene.site, scene.sr)
     scene.verify_tidy(images)
     assert ("coalesce: commit" in steps) == (cow_format == "qcow2")
     saved = SavedScene(coalesce_scene(new_site("killed"), cow_format)[0])
-    for number in range(1, len(steps) + 1):
+    for number in chosen(range(1, len(steps) + 1), 3, f"merge below a disk, {cow_format}"):
         scene = saved.again()
         killed_at(scene.site, scene.sr, number)
         scene.verify_active()
