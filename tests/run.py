@@ -52,8 +52,8 @@ PARTS = {
     ),
     Tier.WORLD: (
         Part("packages and services", (*FILES, "-m", "world")),
-        Part("servers in guests", (*GUESTS, "tests/lvm/guest"), beside=True),
-        Part("several hosts, power", (*GUESTS, "tests/lvm/outside"), beside=True),
+        Part("volumes, servers", (*GUESTS, "tests/lvm"), beside=True),
+        Part("several hosts, power", (*GUESTS, "tests/lvm/outside")),
     ),
     Tier.SOAK: (
         Part(

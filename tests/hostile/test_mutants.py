@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.patience import patient
 
+pytestmark = pytest.mark.one_in(2)
+
 ROOT = Path(__file__).parents[2]
 
 MUTANTS = 600

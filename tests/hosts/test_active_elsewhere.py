@@ -15,6 +15,8 @@ from tests.hosts.hosts import Pool
 from tests.support.patience import patient, until
 from tests.support.site import MIB, Refused
 
+pytestmark = pytest.mark.one_in(2)
+
 
 def write_some(writer: Writer) -> None:
     """Let a writer do a few rounds more."""

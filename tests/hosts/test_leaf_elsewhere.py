@@ -19,6 +19,8 @@ from tests.hosts.disks import SIZE, layered, verify, verify_tidy
 from tests.hosts.hosts import Pool
 from tests.support.patience import patient
 
+pytestmark = pytest.mark.one_in(2)
+
 CHILD = str(Path(__file__).with_name("switch_child.py"))
 Call = Callable[[str, str, dict[str, str]], str]
 

@@ -25,6 +25,8 @@ from tests.support.patience import patient
 from tests.support.plugin import EXECUTABLES, Plugin
 from tests.support.site import MIB
 
+pytestmark = pytest.mark.one_in(2)
+
 SIZE = 8 * MIB
 
 

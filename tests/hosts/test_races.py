@@ -14,6 +14,8 @@ from tests.support.patience import patient
 from tests.support.site import MIB
 from tests.support.tiers import SEED, rounds
 
+pytestmark = pytest.mark.one_in(2)
+
 
 @pytest.mark.parametrize("image_format", ["qcow2", "vhd"])
 def test_an_activation_never_meets_a_merge(pool: Pool, image_format: str) -> None:

@@ -19,6 +19,8 @@ from tests.lvm.conftest import MIB
 from tests.support.lvm.loop import LoopDisk
 from tests.support.lvm.tools import call
 
+pytestmark = pytest.mark.world
+
 Disks = Callable[[int], LoopDisk]
 
 

@@ -26,6 +26,8 @@ from tests.support.every_call import Subject
 from tests.support.forked import command
 from tests.support.tiers import chosen
 
+pytestmark = pytest.mark.world
+
 MERGED = [layout for layout in LAYOUTS if layout != ("thin", "vhd")]
 """The scenes write to images past the datapath, and nothing lets a thin VHD grow for them."""
 

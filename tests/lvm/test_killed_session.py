@@ -12,6 +12,8 @@ from tests.suite.inner import IN_THE_MIDDLE, Inner
 from tests.support.lvm.loop import attached_file
 from tests.support.lvm.tools import call
 
+pytestmark = pytest.mark.world
+
 MORE = """from tests.support.lvm.loop import attached
     from tests.support.lvm.tools import call
     disk = attached(tmp_path / "disk", 8 << 20)

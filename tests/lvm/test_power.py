@@ -28,7 +28,7 @@ MOST = 12 if SOAK else 4
 Mark = Callable[[str], None]
 
 
-pytestmark = pytest.mark.one_in(2)
+pytestmark = [pytest.mark.world, pytest.mark.one_in(2)]
 
 
 @pytest.fixture(params=["qcow2", "vhd"])

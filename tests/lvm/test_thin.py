@@ -20,7 +20,7 @@ from tests.support import guest
 from tests.support.lvm.loop import LoopDisk
 from tests.support.patience import until
 
-pytestmark = pytest.mark.one_in(2)
+pytestmark = [pytest.mark.world, pytest.mark.one_in(2)]
 
 SIZE = 96 * MIB
 SMALL = 48 * MIB

@@ -19,6 +19,8 @@ from tests.support.leftovers import end_processes
 from tests.support.lvm.loop import LoopDisk
 from tests.support.patience import until
 
+pytestmark = pytest.mark.world
+
 SIZE = 64 * MIB
 
 

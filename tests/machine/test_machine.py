@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -35,6 +36,8 @@ from tests.support import guest, invariants
 from tests.support.forked import Outcome
 from tests.support.site import MIB, Site
 from tests.support.tiers import SEED
+
+pytestmark = pytest.mark.one_in(2)
 
 SIZE = 4 * MIB
 MOST_DISKS = 5

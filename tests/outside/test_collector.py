@@ -7,6 +7,8 @@ import itertools
 import json
 import time
 
+import pytest
+
 from tests.gc.merges.test_crash import Scene, coalesce_scene
 from tests.gc.running import collector, history
 from tests.support.killing import SM
@@ -17,6 +19,8 @@ from tests.support.patience import until
 from tests.support.saved import Saved
 from tests.support.site import MIB, Site
 from tests.support.tiers import SOAK, chosen, every
+
+pytestmark = pytest.mark.one_in(2)
 
 YEAR = 365 * 86400
 

@@ -10,6 +10,8 @@ import errno
 import itertools
 import json
 
+import pytest
+
 from tests.sm.commands import subjects
 from tests.support.every_call import Subject
 from tests.support.forked import Outcome
@@ -18,6 +20,8 @@ from tests.support.outside.disk import FailingDisk
 from tests.support.outside.programs import program
 from tests.support.site import Site
 from tests.support.tiers import SOAK, every
+
+pytestmark = pytest.mark.one_in(2)
 
 BUDGETS = (0, 8 << 10, 24 << 10, 72 << 10, 200 << 10, 600 << 10)
 """Bytes: for no file at all, for a record, for a part of a new image, for most of it."""

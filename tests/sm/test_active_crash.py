@@ -72,7 +72,7 @@ def killed_disks(
 ) -> Iterator[tuple[int, Disk]]:
     """A disk for each call of a command about it, which was killed before that call.
 
-    Of the calls that ask one in two, of the others one in four; all in a soak.
+    Of the calls that ask, or of the others, one in four; all in a soak.
     """
     disk = Disk(Site(folder), image_format, active)
     arguments = ("vdi", *words, disk.uuid)
@@ -81,7 +81,7 @@ def killed_disks(
     assert calls
     end_processes(str(folder))
     name = f"{words} killed, {image_format}, {asking}"
-    for number, call in enumerate(chosen(calls, 2 if asking else 4, name)):
+    for number, call in enumerate(chosen(calls, 4, name)):
         disk.again()
         prepare = failing(call, KILL, asking=asking)
         outcome = command(disk.site.environment, arguments, prepare)

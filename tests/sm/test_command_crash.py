@@ -15,4 +15,4 @@ from tests.support.site import Site
 def test_killed_commands(cow_format: str, site: Site) -> None:
     attempts, places = meet(subjects(site, cow_format), [KILL], f"killed commands, {cow_format}")
     print(f"{attempts} commands killed at {places} places")
-    assert attempts >= 10
+    assert attempts >= 4

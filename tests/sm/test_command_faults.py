@@ -23,13 +23,13 @@ BELOW = "pwrite64,fsync,fdatasync,ftruncate,fallocate,rename,unlink"
 def test_failing_commands(cow_format: str, site: Site) -> None:
     attempts, places = meet(subjects(site, cow_format), ERRORS, f"failing commands, {cow_format}")
     print(f"{attempts} calls failed at {places} places")
-    assert attempts >= 10
+    assert attempts >= 4
 
 
 def test_a_sample_of_what_fails_below(cow_format: str, site: Site) -> None:
-    """What SQLite and qemu-img call: every sixtieth of a kind, in a soak every twentieth."""
+    """What SQLite and qemu-img call: every hundredth of a kind, in a soak every twentieth."""
     injected, refused = 0, 0
-    step = 20 if SOAK else 60
+    step = 20 if SOAK else 100
     first = 2 + random.Random(f"{SEED} {cow_format}").randrange(16)
     errors = itertools.cycle(("EIO", "ENOSPC", "EROFS"))
     for subject in subjects(site, cow_format):

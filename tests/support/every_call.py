@@ -16,7 +16,7 @@ from tests.support.site import Site
 from tests.support.tiers import SEED, SOAK, chosen
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
-ONE_IN = 4
+ONE_IN = 8
 
 
 @dataclass(frozen=True)

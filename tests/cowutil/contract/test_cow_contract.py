@@ -14,6 +14,8 @@ from sm.cowutil.errors import ImageError, SizeOutOfRange
 from sm.cowutil.extents import Extents
 from tests.cowutil.contract.subjects import CowSubject, make_cow
 
+pytestmark = pytest.mark.one_in(2)
+
 SIZE = 8 << 20
 MIB = 1 << 20
 

@@ -15,6 +15,8 @@ from sm.cowutil.qcow2.usage import fragmentation, read_usage
 from tests.cowutil.qcow2.images import BY_NAME, MIB, alone, qemu, qemu_check, qemu_info
 from tests.cowutil.qcow2.synthetic import synthesize
 
+pytestmark = pytest.mark.one_in(2)
+
 
 def test_snapshots_are_listed_as_by_qemu(tmp_path: Path) -> None:
     path = BY_NAME["snapshots"].make(tmp_path)

@@ -13,6 +13,8 @@ from tests.datapath.contract.subjects import SIZE, Subject
 from tests.datapath.contract.test_serving import DISK
 from tests.support.patience import patient, until
 
+pytestmark = pytest.mark.one_in(2)
+
 SLOW = 0.3
 """Seconds in which a client that is not held would have done much."""
 

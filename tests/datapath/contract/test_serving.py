@@ -16,6 +16,8 @@ from tests.datapath.clients import Writer, content, export_info, qemu_io
 from tests.datapath.contract.subjects import LOCKING, SIZE, SUBJECTS, Subject
 from tests.support.patience import until
 
+pytestmark = pytest.mark.one_in(2)
+
 SR = "11111111-1111-4111-8111-111111111111"
 DISK = Disk(SR, "22222222-2222-4222-8222-222222222222")
 SIBLING = Disk(SR, "33333333-3333-4333-8333-333333333333")

@@ -18,6 +18,8 @@ from tests.datapath.contract.subjects import SIZE, Qsd
 from tests.datapath.contract.test_serving import DISK
 from tests.datapath.qsd.crash import Action, killed_at
 
+pytestmark = pytest.mark.one_in(2)
+
 
 @pytest.fixture
 def subject(tmp_path: Path) -> Qsd:

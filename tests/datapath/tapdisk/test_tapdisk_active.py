@@ -28,6 +28,8 @@ from tests.gc.active import SIZE, ActiveScene, coalesce_scene
 from tests.support.guest import Model
 from tests.support.site import MIB, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 
 def test_activate_write_deactivate(tapdisk: Tapdisk, tapdisk_site: Site, cow_format: str) -> None:
     scene = ActiveScene(tapdisk_site, cow_format)

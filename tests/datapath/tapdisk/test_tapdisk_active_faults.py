@@ -29,6 +29,8 @@ from tests.gc.merges.test_online import collect_here, until_asked_to_yield
 from tests.support.patience import until
 from tests.support.site import MIB, Refused, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 CHILD = str(Path(crash_child.__file__))
 SLOW = 1 << 16
 """Bytes a second: such a commit does not end within a test."""

@@ -21,6 +21,8 @@ from tests.datapath.vhd_nbd.chains import DISK, PAGE, SIZE, chain_of, check, ind
 from tests.nbd.client import Gone, connect
 from tests.support.patience import patient
 
+pytestmark = pytest.mark.one_in(2)
+
 ROUNDS = 12
 
 

@@ -115,7 +115,7 @@ def test_marks_outlast_what_comes_after(cow_format: str, site: Site) -> None:
 # QCOW2 is mirrored, which has no rounds that a speed would lead to.
 @pytest.mark.parametrize(("cow_format", "speed"), [("qcow2", 0), ("vhd", 0), ("vhd", SLOW)])
 def test_the_collector_killed_at_every_step(speed: int, cow_format: str, new_site: NewSite) -> None:
-    """At one step in three; the guest writes all the time, whoever comes next lets it go on."""
+    """At one step in four; the guest writes all the time, whoever comes next lets it go on."""
     make = large_scene if speed else leaf_scene
     scene = make(new_site("whole"), cow_format)
     steps = killed.steps_of(scene.site, scene.sr, speed)
@@ -130,7 +130,7 @@ def test_the_collector_killed_at_every_step(speed: int, cow_format: str, new_sit
         del steps[steps.index("active-leaf-coalesce: copy") :]
     saved = SavedScene(make(new_site("killed"), cow_format))
     moments = range(first, len(steps) + 1)
-    for number in chosen(moments, 3, f"leaf merge, {cow_format}, {speed}"):
+    for number in chosen(moments, 4, f"leaf merge, {cow_format}, {speed}"):
         scene = saved.again()
         with Writer(scene.uri, bytes(scene.models[scene.disk].data)) as writer:
             writer.go_on(2)

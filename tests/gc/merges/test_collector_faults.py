@@ -50,4 +50,4 @@ def test_a_run_with_a_failing_call(cow_format: str, tmp_path: Path) -> None:
     subjects = [subject(Site(tmp_path / build.__name__), cow_format, build) for build in scenes]
     attempts, places = meet(subjects, ERRORS, f"failing runs, {cow_format}")
     print(f"{attempts} calls failed at {places} places")
-    assert attempts >= 5
+    assert attempts >= 2

@@ -20,6 +20,8 @@ from tests.gc.merges.test_crash import Scene, coalesce_scene, pull_into_leaf_sce
 from tests.support import guest, small_disk
 from tests.support.site import MIB, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 SMALL = 96
 """So many MiB has the file system that is nearly full."""
 

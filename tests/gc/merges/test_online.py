@@ -20,6 +20,8 @@ from tests.support.patience import patient, until
 from tests.support.site import MIB, NewSite, Site
 from tests.support.tiers import chosen
 
+pytestmark = pytest.mark.one_in(2)
+
 Hook = Callable[[], None]
 
 

@@ -24,6 +24,8 @@ from tests.gc.running import children, collector, copying, end, history, status
 from tests.support.patience import patient, until
 from tests.support.site import MIB, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 QEMU_IMG = "/usr/bin/qemu-img"
 
 SLOW = "0.2"

@@ -30,6 +30,8 @@ from tests.hosts.hosts import Host
 from tests.support.patience import patient, until
 from tests.support.site import MIB, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 UNIT = Path(__file__).parents[3] / "etc" / "systemd" / "sm-gc.service"
 
 

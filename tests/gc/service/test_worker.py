@@ -27,6 +27,8 @@ from tests.support.guest import Model
 from tests.support.patience import until
 from tests.support.site import MIB, Refused, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 
 def add_merge(scene: Scene, image_format: str, length: int = 5 * MIB) -> str:
     """One more disk of which a deleted snapshot is to be merged: `length` bytes to copy."""

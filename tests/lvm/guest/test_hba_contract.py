@@ -22,6 +22,8 @@ from tests.support.lvm.tools import call
 from tests.support.patience import until
 from tests.support.servers.kernel import require_guest
 
+pytestmark = pytest.mark.world
+
 
 class HbaPlace(Place):
     """A unit in the memory of the kernel."""

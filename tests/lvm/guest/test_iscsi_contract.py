@@ -20,6 +20,8 @@ from tests.drivers.contract.suite import (  # noqa: F401 - what is tried here
 from tests.support.lvm.tools import call
 from tests.support.servers.iscsi import IscsiServer
 
+pytestmark = pytest.mark.world
+
 SIZE = 256 << 20
 
 

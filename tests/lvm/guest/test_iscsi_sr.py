@@ -18,6 +18,8 @@ from tests.drivers.contract.host import Host
 from tests.support.patience import patient
 from tests.support.servers.iscsi import IscsiServer
 
+pytestmark = pytest.mark.world
+
 SYSFS = Path("/sys")
 SECRET = "p#ss=w0rd 'x'"
 

@@ -22,6 +22,8 @@ from tests.drivers.contract.suite import (  # noqa: F401 - what is tried here
 )
 from tests.support.servers.nfs import ROOT, NfsServer
 
+pytestmark = pytest.mark.world
+
 
 class NfsPlace(Place):
     """A new folder of the export."""

@@ -15,6 +15,8 @@ from tests.drivers.contract.host import MIB, Host
 from tests.support.lvm.tools import call
 from tests.support.servers.nfs import ROOT, NfsServer
 
+pytestmark = pytest.mark.world
+
 
 @pytest.fixture
 def export(nfs_server: NfsServer, tmp_path: Path) -> Iterator[Path]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.lvm.outside.shared_group import play
+
+pytestmark = pytest.mark.world
 
 
 def test_the_guest_waits_for_the_master_and_goes_on(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from tests.support.uml import setup as uml_setup
 from tests.support.uml.guest import Guest, How, run
 from tests.support.uml.setup import ROOT, CannotRun, Setup
 
+pytestmark = pytest.mark.world
+
 COMMAND = (sys.executable, "-m", "tests.support.uml")
 SHELL = """
 echo "$GREETING" >shared; head -c 3000000 /dev/zero; echo said >&2

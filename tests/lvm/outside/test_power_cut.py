@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.lvm.outside.power_writer import BLOCK
 from tests.support.uml.guest import How, run
 from tests.support.uml.setup import Setup
+
+pytestmark = pytest.mark.world
 
 
 def test_synced_data_is_there_and_unsynced_is_gone(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.lvm.outside.shared_group import play
+
+pytestmark = pytest.mark.world
 
 
 def test_two_hosts_merge_through_each_other(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.lvm.outside.host_a import BLOCK, MIB
 from tests.support.uml.two_hosts import run_two
 
+pytestmark = pytest.mark.world
+
 
 def test_a_volume_of_one_host_is_seen_by_the_other(tmp_path: Path) -> None:
     disk = tmp_path / "disk"

@@ -8,6 +8,7 @@ Arguments are pytest's; a path among them says what is run in place of all.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,9 +27,6 @@ INSIDE = "tests/lvm"
 OUTSIDE = "tests/lvm/outside"
 GUEST = "tests/lvm/guest"
 """Tests that set up servers of the kernel, which would change the machine they run on."""
-
-WITH_SERVERS = TIER is not Tier.TEST or NAMED is None
-"""Whether these are among the tests of volumes; `make test` leaves them to `make test-world`."""
 
 ONE = "--one-guest="
 """Among our own arguments: all that is named runs in a single guest, on the CPU of that number."""
@@ -81,9 +79,9 @@ def _run_inside(options: list[str], paths: list[str]) -> int:
         return _run_in_guests(options, paths)
     print("LVM: tests run here: this machine has a device-mapper that answers", flush=True)
     here = [path for path in paths if not path.startswith(GUEST)]
-    served = [path for path in paths if path not in here] or [GUEST] * (
-        WITH_SERVERS and INSIDE in here
-    )
+    served = [path for path in paths if path not in here]
+    if not served and INSIDE in here:
+        served = [GUEST]
     statuses = []
     if here:
         statuses.append(_run_here([*options, f"--ignore={GUEST}", *here]))
@@ -96,6 +94,8 @@ def _run_inside(options: list[str], paths: list[str]) -> int:
 def _run_in_guests(options: list[str], paths: list[str]) -> int:
     """Share the files among as many guests as there are CPUs, for each guest has one."""
     files = sorted(file for path in paths for file in _files(path))
+    if not files:
+        return 0
     count = min(MOST_GUESTS, os.cpu_count() or 1, len(files))
     if count < 2:
         return _run_in_guest([*options, *paths])
@@ -137,8 +137,13 @@ def _files(path: str) -> list[str]:
     if not (ROOT / path).is_dir():
         return [path]
     found = (str(file.relative_to(ROOT)) for file in (ROOT / path).rglob("test_*.py"))
-    elsewhere = (OUTSIDE,) if WITH_SERVERS else (OUTSIDE, GUEST)
-    return [file for file in found if not file.startswith(elsewhere)]
+    return [file for file in found if not file.startswith(OUTSIDE) and _is_of_tier(file)]
+
+
+def _is_of_tier(file: str) -> bool:
+    """Whether a file of tests, which belongs to one tier as a whole, is run by ours."""
+    marked = re.search(r"^pytestmark = .*mark\.world", (ROOT / file).read_text(), re.MULTILINE)
+    return NAMED is None or SOAK or bool(marked) == (TIER is Tier.WORLD)
 
 
 def _run_in_guest(given: list[str], cpu: int = 0) -> int:
