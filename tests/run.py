@@ -122,6 +122,8 @@ def run(parts: Sequence[Part], arguments: Sequence[str]) -> int:
 def main() -> int:
     """Run the tier; returns the exit status."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # Also where a shell has started us in the background, which has it ignored by all of us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ |= {"SM_TIER": TIER.value, "SM_SEED": str(SEED)}
     # The other tiers are run on the machine's disk, as its users do.
     folder = memory_folder(ROOM_MIB) if TIER is Tier.TEST else None

@@ -101,7 +101,8 @@ def _run_in_guests(options: list[str], paths: list[str]) -> int:
         return _run_in_guest([*options, *paths])
     with ExitStack() as stack:
         shares = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
-        started = []
+        started: list[subprocess.Popen[bytes]] = []
+        stack.callback(_stop, started)
         for cpu, (output, share) in enumerate(zip(shares, shared(files, count), strict=True)):
             own = [f"{ONE}{cpu}", *options, *share]
             command = [sys.executable, "-m", "tests.support.uml.run_suite", *own]
@@ -115,6 +116,14 @@ def _run_in_guests(options: list[str], paths: list[str]) -> int:
             sys.stdout.buffer.write(output.read())
             sys.stdout.flush()
     return next(filter(None, statuses), 0)
+
+
+def _stop(started: list[subprocess.Popen[bytes]]) -> None:
+    """End the guests of those that still run, because we were told to end."""
+    for each in started:
+        if each.poll() is None:
+            each.terminate()
+            each.wait()
 
 
 def shared(files: list[str], count: int) -> list[list[str]]:
