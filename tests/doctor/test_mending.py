@@ -82,6 +82,7 @@ def _stale_merge_claim(scene: Scene) -> None:
     pool.add_to_sr_sm_config(scene.repository.record.ref, key, json.dumps(value))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("code", "damage"),
     [

@@ -119,6 +119,7 @@ def test_leaves_on_two_hosts_above_one_node(pool: Pool) -> None:
     verify_tidy(pool, 1)
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize(
     ("moment", "heard"),
     [

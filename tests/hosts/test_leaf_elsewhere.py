@@ -57,7 +57,7 @@ def test_the_master_merges_a_leaf_that_another_host_serves(pool: Pool, cow_forma
     verify_tidy(pool, 1)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("moment", "heard"),
     [
@@ -101,7 +101,7 @@ def test_a_host_service_that_dies_between(pool: Pool, moment: str, heard: bool) 
     verify(pool.third, pool.sr, disk, bytes(writer.data))
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("step", ["unhide", "supersede", "resume"])
 def test_a_host_service_that_dies_with_users_held(pool: Pool, cow_format: str, step: str) -> None:
     """Its next start lets them go on, before the master comes: with the image that has the name."""

@@ -87,6 +87,7 @@ def check(place: Path | str, acknowledged: list[str]) -> set[str]:
     return found
 
 
+@pytest.mark.one_in(2)
 def test_of_many_processes_one_gets_each_key(kept: PoolSite, tmp_path: Path) -> None:
     vdi = kept.pool.introduce_vdi(NewVdi(VDI_UUID, kept.sr_ref, 1))
     rounds, gate = 50, tmp_path / "gate"
@@ -106,6 +107,7 @@ def test_of_many_processes_one_gets_each_key(kept: PoolSite, tmp_path: Path) -> 
     assert kept.pool.vdi(vdi).sm_config == won
 
 
+@pytest.mark.one_in(2)
 def test_who_publishes_and_then_looks_is_seen_or_sees(kept: PoolSite) -> None:
     """What claims and host keys rest on: of two hosts, one at least sees the other's key."""
     rounds = 200 if SOAK else 50
@@ -128,6 +130,7 @@ def test_who_publishes_and_then_looks_is_seen_or_sees(kept: PoolSite) -> None:
     ] * 2
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_many_processes_make_one_database(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -185,6 +188,7 @@ def test_killed_at_every_write(embedded: PoolSite, database: Path) -> None:
     assert f"at-{number}-0" in acknowledged
 
 
+@pytest.mark.one_in(2)
 def test_killed_at_any_time(kept: PoolSite) -> None:
     acknowledged: list[str] = []
     for number in range(8):

@@ -98,7 +98,7 @@ def use_again(disk: Disk, number: int) -> None:
     disk.check()
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("asking", [False, True], ids=["names", "asking"])
 def test_a_snapshot_of_a_disk_in_use(asking: bool, cow_format: str, tmp_path: Path) -> None:
     for _, disk in killed_disks(tmp_path, cow_format, asking, "snapshot"):
@@ -113,13 +113,14 @@ def test_a_snapshot_of_a_disk_in_use(asking: bool, cow_format: str, tmp_path: Pa
         disk.check()
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("asking", [False, True], ids=["names", "asking"])
 def test_an_activation(asking: bool, cow_format: str, tmp_path: Path) -> None:
     for number, disk in killed_disks(tmp_path, cow_format, asking, "activate", active=False):
         use_again(disk, number)
 
 
+@pytest.mark.one_in(2)
 def test_a_deactivation(cow_format: str, tmp_path: Path) -> None:
     for number, disk in killed_disks(tmp_path, cow_format, False, "deactivate"):
         use_again(disk, number)

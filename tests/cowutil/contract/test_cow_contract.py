@@ -186,6 +186,7 @@ def test_relinking_to_an_equal_parent_keeps_the_content(
     assert subject.images.check(empty.path).clean
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
 @pytest.mark.parametrize(("above", "below"), [(0, 0), (1, 0), (1, 2), (2, 1)])
 def test_merging_keeps_the_disk(

@@ -67,7 +67,7 @@ def target(link: Path) -> list[str]:
         return []
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize("call", ["fallocate", "fdatasync", "pwrite64"])
 @pytest.mark.parametrize("way", ["down", "up"])
 @pytest.mark.parametrize("name", ["qcow2", "vhd"])

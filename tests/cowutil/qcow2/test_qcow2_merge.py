@@ -49,6 +49,7 @@ def scribble(chain: Sequence[ImageRef], generator: random.Random) -> None:
     qemu_io(chain, f"write -z -u {generator.randrange(60) * 65536} 128k")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("count", "first", "into"), [(9, 0, 8), (9, 1, 5), (14, 2, 9), (28, 1, 4)])
 def test_deep_chains_under_long_names(count: int, first: int, into: int, tmp_path: Path) -> None:
     folder = tmp_path / ("n" * 200 + ", :é=%")

@@ -149,7 +149,7 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("failure", ["killed", "full", "broken"])
 def test_every_effect_may_be_the_last(
@@ -194,6 +194,7 @@ else:
 """
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("operation", ["coalesce", "resize"])
 def test_a_real_process_killed_at_a_system_call(scene: Scene, operation: str) -> None:
     """A few of the points above for real: nothing that we call writes behind our back."""

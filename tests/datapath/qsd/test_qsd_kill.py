@@ -128,7 +128,7 @@ OLD_PARENT = {pending, flushed}
 NEW_PARENT = {concluded, dismissed, closed}
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_killed_in_a_window(window: Window, qsd: QsdDatapath, tmp_path: Path) -> None:
     seen = set()

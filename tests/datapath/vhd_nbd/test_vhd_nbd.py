@@ -249,6 +249,7 @@ def test_a_close_that_could_not_flush_says_so(datapath: VhdNbdDatapath, tmp_path
     assert independent_content(chain) == model
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(10))
 def test_killed_while_it_goes_over_to_another_parent(
     datapath: VhdNbdDatapath, tmp_path: Path, seed: int

@@ -75,6 +75,7 @@ def datapath(tmp_path: Path) -> Iterator[VhdNbdDatapath]:
     datapath.close(DISK)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_killed_under_load(datapath: VhdNbdDatapath, tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)

