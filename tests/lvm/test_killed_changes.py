@@ -43,7 +43,7 @@ def clear(store: LvmStore) -> None:
 
 
 def test_create(store: LvmStore) -> None:
-    for number, after in moments():
+    for number, after in moments(3, "create"):
         done = not killed(
             lambda: store.create(A, "qcow2", making(64), nothing, room(64)), number, after=after
         )
@@ -54,7 +54,7 @@ def test_create(store: LvmStore) -> None:
 
 
 def test_displace(store: LvmStore) -> None:
-    for number, after in moments():
+    for number, after in moments(3, "displace"):
         add(store, A, 64)
         done = not killed(
             lambda: store.displace(A, "qcow2", B, making(32), room(32)), number, after=after
@@ -68,7 +68,7 @@ def test_displace(store: LvmStore) -> None:
 
 
 def test_supersede(store: LvmStore) -> None:
-    for number, after in moments():
+    for number, after in moments(3, "supersede"):
         add(store, A, 64)
         add(store, B, 32)
         store.trim(B, "qcow2")
@@ -106,7 +106,7 @@ def test_changes_of_size(store: LvmStore, change: Change, image_format: str) -> 
     there.
     """
     image = FORMATS.cow(image_format)
-    for number, after in moments():
+    for number, after in moments(3, f"{change.__name__}, {image_format}"):
         add(store, A, 64, image_format)
         image.set_hidden(store.path(A, image_format), True)
         if change is trim:

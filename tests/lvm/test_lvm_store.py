@@ -19,6 +19,8 @@ from tests.lvm.conftest import MIB
 from tests.support.lvm.loop import attached
 from tests.volumes.contract import FORMATS, A, B, VolumeStoreContract, add, nothing, size_of
 
+pytestmark = pytest.mark.one_in(2)
+
 GROUP = "VG_XenStorage-00000000-0000-4000-8000-0000000000ff"
 
 

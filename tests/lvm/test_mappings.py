@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sm.volumes.lvm.mappings import active
 from sm.volumes.lvm.names import ImageName
 from sm.volumes.lvm.store import LvmStore
 from tests.lvm.test_lvm_store import GROUP, group_store, store
 from tests.support.lvm.tools import call
 from tests.volumes.contract import A, B, C, add, size_of
+
+pytestmark = pytest.mark.one_in(2)
 
 __all__ = ["group_store", "store"]
 

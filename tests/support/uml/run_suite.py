@@ -32,14 +32,13 @@ ONE = "--one-guest="
 """Among our own arguments: all that is named runs in a single guest, on the CPU of that number."""
 
 SECONDS = {
-    "test_killed_commands": 150,
-    "test_in_use_vhd": 150,
-    "test_in_use": 140,
-    "test_thin": 120,
-    "test_lvm_sr": 110,
-    "test_killed_changes": 95,
-    "test_power": 90,
+    "test_in_use": 150,
+    "test_killed_commands": 120,
+    "test_thin": 90,
+    "test_lvm_sr": 80,
     "test_device_contract": 75,
+    "test_killed_changes": 50,
+    "test_power": 50,
     "test_lvm_store": 40,
 }
 SECONDS_OF_OTHERS = 25
