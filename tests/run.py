@@ -14,9 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO
 
 from tests.support.memory import memory_folder
@@ -42,7 +42,6 @@ class Part:
     name: str
     command: Sequence[str]
     beside: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 PARTS = {
@@ -56,10 +55,7 @@ PARTS = {
         Part("several hosts, power", (*GUESTS, "tests/lvm/outside")),
     ),
     Tier.SOAK: (
-        Part(
-            "one SR for all",
-            (*PYTEST, "-s", "tests/stress", "tests/lvm/outside/soak_shared_group.py"),
-        ),
+        Part("one storage for all", (*PYTEST, "-s", "tests/stress", SHARED_GROUP)),
         Part("files", (*FILES, "-rP", "--ignore=tests/stress")),
         Part("volumes", (*GUESTS, "-s"), beside=True),
     ),
@@ -76,7 +72,6 @@ class Running:
         self._process = subprocess.Popen(
             [*part.command, *arguments],
             cwd=ROOT,
-            env={**os.environ, **part.environment},
             stdout=output,
             stderr=None if output is None else subprocess.STDOUT,
         )

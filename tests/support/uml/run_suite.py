@@ -52,7 +52,7 @@ TARGETS = ("dm-flakey", "dm-log-writes")
 
 
 def main() -> int:
-    """Run what is named, or what is the tier's; returns the first status that is not zero."""
+    """Run what is named, or all of it; returns the first status that is not zero."""
     paths = [word for word in sys.argv[1:] if word.startswith(INSIDE)] or [OUTSIDE, INSIDE]
     options = [word for word in sys.argv[1:] if word not in paths]
     outside = [path for path in paths if path.startswith(OUTSIDE)]
