@@ -87,8 +87,11 @@ class Running:
         return status
 
     def stop(self) -> None:
-        """Have it clean up and end; by force if that takes too long."""
+        """Have it clean up and end."""
         self._process.send_signal(signal.SIGINT)
+
+    def stopped(self) -> None:
+        """Wait for that; end it by force if it takes too long."""
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -101,7 +104,7 @@ def run(parts: Sequence[Part], arguments: Sequence[str]) -> int:
     running: list[Running] = []
     statuses = []
     with ExitStack() as stack:
-        stack.callback(lambda: [left.stop() for left in running])
+        stack.callback(_stop, running)
         for part in parts:
             while running and not part.beside:
                 statuses.append(running[0].end())
@@ -112,6 +115,14 @@ def run(parts: Sequence[Part], arguments: Sequence[str]) -> int:
             statuses.append(running[0].end())
             del running[0]
     return next(filter(None, statuses), 0)
+
+
+def _stop(running: Sequence[Running]) -> None:
+    """End all parts that still run, because we are told to end."""
+    for part in running:
+        part.stop()
+    for part in running:
+        part.stopped()
 
 
 def main() -> int:
