@@ -28,6 +28,8 @@ class Inner:
         file = self.folder / f"test_inner{number}.py"
         file.write_text(source)
         own = {"SM_TEST_SESSIONS": str(self.folder / "marks"), "SM_TEST_READY": str(self.ready)}
+        # Its tests are of no tier.
+        outer = {name: value for name, value in os.environ.items() if name != "SM_TIER"}
         temporary = self.folder / "files"
         temporary.mkdir(exist_ok=True)
         return subprocess.Popen(
@@ -36,7 +38,7 @@ class Inner:
                 *("-p", "no:cacheprovider", "-p", "tests.conftest", *options, file),
             ],
             cwd=ROOT,
-            env={**os.environ, **own, "PYTEST_DEBUG_TEMPROOT": str(temporary)},
+            env={**outer, **own, "PYTEST_DEBUG_TEMPROOT": str(temporary)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
