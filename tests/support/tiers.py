@@ -92,8 +92,10 @@ def left_out(items: list[pytest.Item]) -> set[pytest.Item]:
     }
     matrices: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
-        mark = item.get_closest_marker("one_in")
-        if item not in others and mark is not None:
+        marks = list(item.iter_markers("one_in"))
+        if item not in others and marks:
+            # That of a whole file counts also for tests which are marked where they come from.
+            mark = next((each for each in marks if "across" in each.kwargs), marks[0])
             test = getattr(item, "originalname", item.name)
             within = "" if mark.kwargs.get("across") == "file" else test
             name = f"{item.path.relative_to(ROOT)} {within}"

@@ -32,7 +32,7 @@ ONE = "--one-guest="
 """Among our own arguments: all that is named runs in a single guest, on the CPU of that number."""
 
 SECONDS = {
-    "test_in_use": 150,
+    "test_in_use": 250,
     "test_killed_commands": 120,
     "test_thin": 90,
     "test_lvm_sr": 80,
