@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 
 from tests.support.lvm.tools import call
-from tests.support.servers.kernel import require_guest
+from tests.support.servers.kernel import require_guest, start
 
 TARGETS = Path("/sys/kernel/config/target")
 PORTAL = "127.0.0.1:3260"
@@ -28,7 +28,7 @@ class IscsiServer:
             Path("/run/lock/iscsi").mkdir(parents=True, exist_ok=True)
             name = Path("/etc/iscsi/initiatorname.iscsi")
             name.write_text(f"InitiatorName={INITIATOR}\n")
-            call("iscsid")
+            start("iscsid")
         (TARGETS / "iscsi").mkdir(exist_ok=True)
         (self._group / "np" / PORTAL).mkdir(parents=True)
         for name, value in (("authentication", 0), ("generate_node_acls", 1)):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from tests.support.lvm.tools import call
-from tests.support.patience import patient
-from tests.support.servers.kernel import require_guest
+from tests.support.servers.kernel import require_guest, start
 
 ROOT = Path("/srv/nfs")
 """What is exported: clients of version 3 name it so, for those of version 4 it is `/`."""
@@ -40,10 +38,9 @@ class NfsServer:
         Path("/proc/sys/fs/nfs/nlm_grace_period").write_text("1")
         Path("/proc/fs/nfsd/nfsv4leasetime").write_text("10")
         Path("/proc/fs/nfsd/nfsv4gracetime").write_text("10")
-        call("rpcbind", "-w")
+        start("rpcbind", "-w")
         self.export("rw")
-        # It goes into the background with its output open, which would be waited for.
-        subprocess.run(["rpc.mountd"], check=True, stdout=subprocess.DEVNULL, timeout=patient(60))
+        start("rpc.mountd")
         self.start()
 
     def export(self, access: str) -> None:
