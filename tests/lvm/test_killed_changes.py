@@ -1,4 +1,4 @@
-"""Killed at every command of LVM and every record: a volume is whole under one of its names."""
+"""Killed at commands of LVM and records, in a soak at each: a volume is whole under one name."""
 
 from __future__ import annotations
 

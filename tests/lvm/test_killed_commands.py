@@ -5,7 +5,7 @@ when that is noted. The next commands find the old disks as they were, the chang
 at all, and nothing else.
 
 Some moments of some commands on an SR that is laid out in one of the ways, as the commit chooses; a
-soak has all. `test_killed_changes` has all moments of what the volume store does for them.
+soak has all. `test_killed_changes` has moments of what the volume store does for them.
 """
 
 from __future__ import annotations
