@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from sm.cowutil.qcow2.util import Qcow2Util
 from sm.process import run
 from tests.cowutil.contract import subjects as qemu_contract
 from tests.cowutil.qcow2.images import MIB, content, qemu_io
-from tests.support.lvm.loop import attached_file
+from tests.support.lvm.loop import filled
 
 UTIL = Qcow2Util(run)
 
@@ -21,12 +20,7 @@ UTIL = Qcow2Util(run)
 @pytest.fixture
 def volumes(tmp_path: Path) -> Iterator[list[Path]]:
     """Three block devices of 16 MiB full of old data."""
-    with ExitStack() as stack:
-        devices = []
-        for number in range(3):
-            backing = tmp_path / f"volume{number}.img"
-            backing.write_bytes(b"\xee" * (16 * MIB))
-            devices.append(stack.enter_context(attached_file(backing)).device)
+    with filled(tmp_path, [b"\xee" * (16 * MIB)] * 3) as devices:
         yield devices
 
 

@@ -11,7 +11,7 @@ from sm.cowutil.errors import SizeOutOfRange
 from sm.cowutil.extents import Extents
 from sm.cowutil.raw import RawFormat
 from sm.process import run
-from tests.support.lvm.loop import attached_file
+from tests.support.lvm.loop import filled
 
 MIB = 1 << 20
 
@@ -24,10 +24,8 @@ def raw() -> RawFormat:
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
     """A block device of 4 MiB full of old data."""
-    backing = tmp_path / "volume.img"
-    backing.write_bytes(b"\xee" * (4 * MIB))
-    with attached_file(backing) as disk:
-        yield disk.device
+    with filled(tmp_path, [b"\xee" * (4 * MIB)]) as (device,):
+        yield device
 
 
 def test_a_volume_is_zeroed(raw: RawFormat, volume: Path) -> None:

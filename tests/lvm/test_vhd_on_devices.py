@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,18 +13,13 @@ import pytest
 from sm.cowutil.errors import ImageBusy
 from sm.cowutil.vhd.block_file import Access, open_file
 from tests.cowutil.vhd.vhd_support import MIB, content, fill, open_disk, qemu_content, ref, util
-from tests.support.lvm.loop import attached_file
+from tests.support.lvm.loop import attached_file, filled
 
 
 @pytest.fixture
 def devices(tmp_path: Path) -> Iterator[list[Path]]:
     """Two loop devices of 24 MiB full of old data."""
-    with ExitStack() as stack:
-        found = []
-        for number in range(2):
-            backing = tmp_path / f"backing{number}"
-            backing.write_bytes(random.Random(number).randbytes(24 * MIB))
-            found.append(stack.enter_context(attached_file(backing)).device)
+    with filled(tmp_path, [random.Random(each).randbytes(24 * MIB) for each in range(2)]) as found:
         yield found
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,18 @@ def attached_file(file: Path) -> Iterator[LoopDisk]:
         yield disk
     finally:
         detach(disk.device)
+
+
+@contextmanager
+def filled(folder: Path, contents: Iterable[bytes]) -> Iterator[list[Path]]:
+    """Devices that hold old data, one for each of the contents; gone in the end."""
+    with ExitStack() as stack:
+        devices = []
+        for number, content in enumerate(contents):
+            backing = folder / f"backing{number}"
+            backing.write_bytes(content)
+            devices.append(stack.enter_context(attached_file(backing)).device)
+        yield devices
 
 
 def detach(device: Path) -> None:
