@@ -99,11 +99,11 @@ def run(
     return result
 
 
-def spawn(argv: Sequence[str]) -> None:
-    """Start `argv` in the background, detached from this process; nothing waits for it."""
+def spawn(argv: Sequence[str]) -> Child:
+    """Start `argv` in the background, detached from this process; it goes on when we end."""
     log.debug("spawn: %s", " ".join(argv))
     try:
-        subprocess.Popen(
+        return subprocess.Popen(
             tuple(argv),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -24,8 +24,8 @@ from sm.owner import Owner, has_ended
 
 MODULE = "sm.thin.keeper"
 
-START_SECONDS = 60.0
-"""For a disk to be watched, with the start of who does so."""
+START_SECONDS = 120.0
+"""For a disk to be watched, with the start of who does so on a host that is busy."""
 
 AGAIN_SECONDS = 2.0
 POLL_SECONDS = 0.02
@@ -51,26 +51,31 @@ def growing(settings: Settings) -> list[tuple[GrowingDatapath, Served]]:
     ]
 
 
-def ensure(settings: Settings) -> None:
-    """See that the disks are watched, if there are any, and that whoever does so looks."""
+def ensure(settings: Settings) -> process.Child | None:
+    """See that the disks are watched, if there are any, and that whoever does so looks.
+
+    Returns the keeper that was started, if there was none.
+    """
     if not growing(settings):
-        return
+        return None
     if is_kept(settings):
         send(socket_path(settings), b"look")
-        return
-    process.spawn([sys.executable, "-m", MODULE, "--root", str(settings.root)])
+        return None
+    return process.spawn([sys.executable, "-m", MODULE, "--root", str(settings.root)])
 
 
 def require_watched(settings: Settings, disk: Disk) -> None:
     """Wait until a disk that has just been opened is watched; raises `SmError` if it is not."""
     deadline = time.monotonic() + START_SECONDS
     again = 0.0
+    started: process.Child | None = None
     while _living(disk_note(settings, disk), settings) is None:
         now = time.monotonic()
         if now > deadline:
             raise SmError(f"nobody watches how {disk.vdi} grows; see the log for {MODULE}")
-        if now > again:
-            ensure(settings)
+        # Where a start takes long, another one beside it would only make it longer.
+        if now > again and (started is None or started.poll() is not None):
+            started = ensure(settings)
             again = now + AGAIN_SECONDS
         time.sleep(POLL_SECONDS)
 

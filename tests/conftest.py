@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -14,11 +15,16 @@ from tests.support.leftovers import end_new_processes, remove, remove_dead
 from tests.support.patience import patient
 from tests.support.session import Session, all_sessions
 from tests.support.site import NewSite, Site
-from tests.support.tiers import SOAK, left_out
+from tests.support.tiers import ROOT, SOAK, left_out
 
 SECONDS = patient(150)
 SOAK_SECONDS = 4 * 3600
 """When a test is ended that hangs; `timeout` in setup.cfg is for one that is run without this."""
+
+WAITING = ("tests/gc/service/", "tests/thin/", "tests/datapath/tapdisk/")
+
+LOG_LINES = 100
+"""Of each log of the product, with a failure."""
 
 SESSION = pytest.StashKey[Session]()
 FOUND = pytest.StashKey[list[str]]()
@@ -30,8 +36,8 @@ LEFT = pytest.StashKey[list[str]]()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two workers for each CPU: tests wait for disks and for timers, too."""
-    return 2 * (os.cpu_count() or 1)
+    """One more than there are CPUs: tests wait, too; with more they are in each other's way."""
+    return 1 + (os.cpu_count() or 1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,15 +56,28 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FOUND] = found
 
 
+def _waits(item: pytest.Item) -> bool:
+    """Whether it waits more than it works."""
+    return str(item.path.relative_to(ROOT)).startswith(WAITING)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the tests themselves: it would walk them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what this tier does not run; and end what hangs, whatever it is.
 
-    A soak takes as long as it is told to.
+    A soak takes as long as it is told to. What waits comes first, so that in the end there is only
+    what keeps the CPUs busy, and none of them goes idle.
     """
     others = left_out(items)
     if others:
         config.hook.pytest_deselected(items=[item for item in items if item in others])
         items[:] = [item for item in items if item not in others]
+    items.sort(key=_waits, reverse=True)
     for item in items:
         if SOAK or item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(SOAK_SECONDS if SOAK else SECONDS))
@@ -112,6 +131,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     finally:
         pyfuncitem.obj = test
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the product said in its log: the folders of a guest go with it."""
+    report = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and folder is not None:
+        for log in sorted(folder.rglob("sm.log")):
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            report.sections.append((str(log), "\n".join(lines[-LOG_LINES:])))
+    return report
 
 
 @pytest.fixture(autouse=True)

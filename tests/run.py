@@ -46,8 +46,8 @@ class Part:
 
 PARTS = {
     Tier.TEST: (
+        Part("volumes", (*GUESTS, "tests/lvm")),
         Part("files", FILES),
-        Part("volumes", (*GUESTS, "tests/lvm"), beside=True),
     ),
     Tier.WORLD: (
         Part("packages and services", (*FILES, "-m", "world")),
@@ -131,6 +131,8 @@ def main() -> int:
     # Also where a shell has started us in the background, which has it ignored by all of us.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ |= {"SM_TIER": TIER.value, "SM_SEED": str(SEED)}
+    # The tests start thousands of processes, each of which would compile all that it imports.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # The other tiers are run on the machine's disk, as its users do.
     folder = memory_folder(ROOM_MIB) if TIER is Tier.TEST else None
     if folder is not None:

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.patience import patient
+from tests.support.tiers import SOAK
 
 pytestmark = pytest.mark.one_in(2)
 
 ROOT = Path(__file__).parents[2]
 
-MUTANTS = 600
+MUTANTS = 600 if SOAK else 240
 """Images tried in each run of the tests, besides those of the formats' own tests."""
 
 PROCESSES = 2

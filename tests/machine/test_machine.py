@@ -41,7 +41,7 @@ pytestmark = pytest.mark.one_in(2)
 
 SIZE = 4 * MIB
 MOST_DISKS = 5
-EXAMPLES = int(os.environ.get("SM_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("SM_EXAMPLES", "3"))
 STEPS = 20
 MOST_RUNS = 8
 """So many runs of the collector must bring it to rest."""

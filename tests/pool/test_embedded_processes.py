@@ -160,10 +160,10 @@ def test_many_processes_make_one_database(
 
 
 def test_killed_at_every_write(embedded: PoolSite, database: Path) -> None:
-    """SIGKILL at one write or sync in four, or at each, until the work is done before it."""
+    """SIGKILL at one write or sync in eight, or at each, until the work is done before it."""
     embedded.pool.close()
     acknowledged: list[str] = []
-    first, step = every(4, f"writes of the pool, {database.name}")
+    first, step = every(8, f"writes of the pool, {database.name}")
     for number in range(1 + first, 200, step):
         argv = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,fdatasync,fsync"]
         argv += ["-e", f"inject=pwrite64,fdatasync,fsync:signal=SIGKILL:when={number}", "--"]

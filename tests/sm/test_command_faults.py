@@ -31,9 +31,9 @@ def test_failing_commands(cow_format: str, site: Site) -> None:
 
 @pytest.mark.one_in(2)
 def test_a_sample_of_what_fails_below(cow_format: str, site: Site) -> None:
-    """What SQLite and qemu-img call: every hundredth of a kind, in a soak every twentieth."""
+    """What SQLite and qemu-img call: one in 300 of a kind, in a soak one in 20."""
     injected, refused = 0, 0
-    step = 20 if SOAK else 150
+    step = 20 if SOAK else 300
     first = 2 + random.Random(f"{SEED} {cow_format}").randrange(16)
     errors = itertools.cycle(("EIO", "ENOSPC", "EROFS"))
     for subject in subjects(site, cow_format):

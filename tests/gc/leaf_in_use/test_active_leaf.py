@@ -160,7 +160,9 @@ def switch_steps() -> set[str]:
 @pytest.mark.one_in(2)
 def test_the_collector_killed_at_its_requests(cow_format: str, site: Site) -> None:
     """At some of what it asks of the datapath; `test_qsd_leaf.py` has all of it for one format."""
-    first, step = every(8 if cow_format == "vhd" else 20, f"requests of a leaf merge, {cow_format}")
+    first, step = every(
+        16 if cow_format == "vhd" else 40, f"requests of a leaf merge, {cow_format}"
+    )
     saved = SavedScene(leaf_scene(site, cow_format))
     for number in itertools.count(first + 1, step):
         scene = saved.again()
