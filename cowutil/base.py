@@ -80,10 +80,12 @@ class ParentLink:
     `name` is a base name without folder, or `/dev/<group>/<name>`, as other managers write for
     logical volumes; a link that is anything else is refused on reading.
     `format` is None where the image does not say (VHD: a VHD or, with `raw`, a raw parent).
+    `identity` is that of the parent where the format has such, empty where not.
     """
 
     name: str
     format: str | None
+    identity: bytes = field(default=b"", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class ImageInfo:
 
     `virtual_size`: the disk as the guest sees it. `block_size`: unit of allocation.
     `marks`: what its writer noted against it (`dirty`, `corrupt`), empty when all is well.
+    `identity`: by which children may name it, whatever it is called; empty where there is none.
     """
 
     path: Path
@@ -101,6 +104,7 @@ class ImageInfo:
     hidden: bool
     parent: ParentLink | None
     marks: tuple[str, ...] = ()
+    identity: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from sm.pool.base import VdiRecord
 from sm.repository import Repository
 from sm.thin.marks import Marks
 from sm.tree import Forest
+from sm.witness.openers import require_unwritten
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ def deactivate(repository: Repository, vdi_uuid: str) -> None:
         for waits in keys.WAITS:
             repository.pool.remove_from_vdi_sm_config(record.ref, waits)
         key = keys.host_key(repository.pool.this_host().ref)
+        if record.sm_config.get(key) == "RW":
+            repository.pool.remove_from_vdi_sm_config(record.ref, keys.FILLING)
         repository.pool.remove_from_vdi_sm_config(record.ref, key)
 
 
@@ -125,6 +128,8 @@ def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
         whole = {} if grows else {"whole": "yes"}
         ask(repository, repository.master, "give_room", vdi_uuid=vdi_uuid, **whole)
     chain = repository.images(nodes)
+    if writable:
+        require_unwritten(chain[0].path)
     path = links.prepare_file(disk) if settings.expose == "fuse" else None
     pace = Marks(settings.thin_spare_bytes).pace if grows else None
     endpoint = datapath.open(disk, chain, read_only=not writable, path=path, pace=pace)
@@ -241,6 +246,8 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
         datapath.close(disk)  # what nobody may rely on, because no key says that it is there
     if writable and record.read_only:
         raise VdiUnavailable(f"{vdi_uuid} is read-only; activate it so")
+    if writable and record.is_a_snapshot and keys.FILLING not in record.sm_config:
+        raise VdiUnavailable(f"{vdi_uuid} is a snapshot; activate it read-only, or a clone of it")
     check_usable(repository.look(OPERATION).forest, vdi_uuid)
     _refuse_beside(repository, record, host, writable=writable)
     _mark(repository, record)

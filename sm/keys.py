@@ -26,6 +26,16 @@ CHANGE_PREFIX = "changing-"
 ACTIVATING = "activating"
 """On a VDI: it is being activated; the value is the owner, so that a stale one can be told."""
 
+CREATING = "creating"
+"""On a VDI: its image is not there yet; the value is the owner, so that a stale one can be told."""
+
+DELETING = "deleting"
+"""On a VDI: its image is about to go; the value is the owner, as above."""
+
+FILLING = "filling"
+"""On a VDI: a snapshot that was made empty, and is written until it is deactivated first."""
+
+COMING_AND_GOING = (CREATING, DELETING)
 
 WAITS_FOR_SPACE = "waits-for-space"
 """On a VDI: its users wait, because the SR is full; the value is how many bytes it needs."""
@@ -55,7 +65,9 @@ def active_hosts(sm_config: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-MARKS = frozenset({"paused", "relinking", ACTIVATING, "vhd-blocks", *WAITS})
+MARKS = frozenset(
+    {"paused", "relinking", ACTIVATING, FILLING, *COMING_AND_GOING, "vhd-blocks", *WAITS}
+)
 """Lock state and caches that belong to one VDI."""
 
 

@@ -1,13 +1,16 @@
 """Bringing a new image to the light: first its record, then its name.
 
-Stopped between the two, there is a record without an image, which the next scan forgets: the caller
-never learned of the VDI. The other order could bring back a nameless disk.
+Stopped between the two, there is a record without an image, and with a mark that says why, which the
+next scan forgets: the caller never learned of the VDI. The other order could bring back a nameless
+disk.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from sm import keys
+from sm.owner import Owner
 from sm.pool.base import NewVdi, Pool, VdiRecord
 from sm.records import Update, difference, sm_config_of
 from sm.repository import Repository
@@ -18,7 +21,8 @@ from sm.volumes.base import Make
 def publish(repository: Repository, node: Node, record: NewVdi, make: Make) -> None:
     """Add the image that `make` writes, and `record` with the keys that describe `node`."""
     pool = repository.pool
-    sm_config = sm_config_of(node)
+    owner = Owner.this_process(repository.settings.host_uuid, "create")
+    sm_config = {**sm_config_of(node), keys.CREATING: owner.text}
     introduced: list[str] = []
 
     def introduce(used: int) -> None:
@@ -34,6 +38,8 @@ def publish(repository: Repository, node: Node, record: NewVdi, make: Make) -> N
         for ref in introduced:
             pool.forget_vdi(ref)
         raise
+    for ref in introduced:
+        pool.remove_from_vdi_sm_config(ref, keys.CREATING)
 
 
 def bring_up_to_date(pool: Pool, node: Node, record: VdiRecord) -> None:

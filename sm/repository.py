@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -24,6 +24,7 @@ from sm.pool.base import Pool, SrRecord, VdiRecord
 from sm.scan import Scan, scan
 from sm.tree import Node
 from sm.volumes.base import Room, VolumeStore
+from sm.witness import absent
 
 COLLECTOR_OPERATIONS = frozenset({"coalesce", "leaf-coalesce", "active-leaf-coalesce", "pull"})
 """Journal entries that only the collector may finish."""
@@ -93,7 +94,13 @@ class Repository:
 
     def scan(self) -> Scan:
         """Read every image's headers. SR lock held, or names may change while it looks."""
-        return scan(self.store, self.formats)
+        return scan(self.store, self.formats, self.held)
+
+    def scan_all(self) -> Scan:
+        """The same, and what disks need whose images are away: for whoever removes or merges."""
+        found = self.scan()
+        needs = absent.references(self.vdis(), found.forest, self.held())
+        return replace(found, forest=found.forest.with_references(needs))
 
     def look(self, operation: str) -> Scan:
         """Take the SR lock just for a scan."""

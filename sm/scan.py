@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sm.cowutil.base import CowUtil, ImageInfo
 from sm.cowutil.errors import ImageError
 from sm.cowutil.registry import Formats
-from sm.tree import Forest, Node, Reference
+from sm.tree import MISNAMED, Forest, Node, Reference
 from sm.volumes.base import Stranger, Volume, VolumeStore
 
 
@@ -21,12 +22,18 @@ class Scan:
     infos: dict[str, ImageInfo]
 
 
-def scan(store: VolumeStore, formats: Formats) -> Scan:
+def scan(
+    store: VolumeStore, formats: Formats, in_work: Callable[[], Collection[str]] = tuple
+) -> Scan:
     """Read the headers of every image. One bad image is a node with a problem, not a failure.
+
+    `in_work` gives the UUIDs of the images that unfinished work is about: one file may have two
+    names then. It is asked only where there are such.
 
     Raises `SrUnavailable` when the storage is gone: that is no SR without disks.
     """
     listing = store.listing()
+    others = {stranger.name for stranger in listing.strangers}
     nodes: dict[str, Node] = {}
     infos: dict[str, ImageInfo] = {}
     volumes: dict[str, Volume] = {}
@@ -47,11 +54,13 @@ def scan(store: VolumeStore, formats: Formats) -> Scan:
             )
             continue
         infos[volume.uuid] = info
-        nodes[volume.uuid] = _node(store, volume, info)
+        nodes[volume.uuid] = _node(store, volume, info, others)
     references = [
-        _reference(store, formats, stranger, path)
+        _reference(store, formats, stranger, path, others)
         for stranger, path in store.headers(listing.strangers)
     ]
+    references += _misnamed(store, infos)
+    nodes |= _of_one_file(nodes, volumes, in_work)
     forest = Forest(nodes.values(), references, parent_formats(formats))
     return Scan(forest, volumes, infos)
 
@@ -67,13 +76,17 @@ def parent_formats(formats: Formats) -> dict[str, frozenset[str]]:
     return found
 
 
-def _node(store: VolumeStore, volume: Volume, info: ImageInfo) -> Node:
+def _node(store: VolumeStore, volume: Volume, info: ImageInfo, others: Collection[str]) -> Node:
+    """`others`: names of strangers, each of which tells by itself what it needs."""
     parent: str | None = None
+    known = True
     problem = f"marked {', '.join(info.marks)}" if "corrupt" in info.marks else None
     if info.parent is not None:
         target = store.parent_uuid(info.parent.name)
         if target is None:
             problem = f"its parent {info.parent.name!r} is no image of this SR"
+            # An identity tells which image it is, if it is here; else it may be any.
+            known = bool(info.parent.identity) or info.parent.name in others
         elif info.parent.format not in (None, target[1]):
             problem = f"it takes its parent {info.parent.name!r} for {info.parent.format}"
         else:
@@ -86,7 +99,46 @@ def _node(store: VolumeStore, volume: Volume, info: ImageInfo) -> Node:
         virtual_size=info.virtual_size,
         used=volume.used,
         problem=problem,
+        parent_known=known,
     )
+
+
+def _of_one_file(
+    nodes: Mapping[str, Node],
+    volumes: Mapping[str, Volume],
+    in_work: Callable[[], Collection[str]],
+) -> dict[str, Node]:
+    """The images that are one file under several names: what is done to one is done to all."""
+    names: dict[tuple[int, int], list[str]] = {}
+    for volume in volumes.values():
+        if volume.inode is not None:
+            names.setdefault(volume.inode, []).append(volume.uuid)
+    several = [uuids for uuids in names.values() if len(uuids) > 1]
+    explained = set(in_work()) if several else set()
+    return {
+        uuid: replace(
+            nodes[uuid],
+            problem=f"it and {', '.join(each for each in uuids if each != uuid)} are one file",
+            twice=True,
+        )
+        for uuids in several
+        if set(uuids) - explained
+        for uuid in uuids
+    }
+
+
+def _misnamed(store: VolumeStore, infos: Mapping[str, ImageInfo]) -> list[Reference]:
+    """What is needed by images whose parents have names that mean nothing here, by identities."""
+    found = []
+    for uuid, info in infos.items():
+        link = info.parent
+        if link is not None and link.identity and store.parent_uuid(link.name) is None:
+            found += [
+                Reference(f"image {uuid}", info.format, other, parent_known=True, said=MISNAMED)
+                for other, each in infos.items()
+                if each.identity == link.identity
+            ]
+    return found
 
 
 def _twice(node: Node, volume: Volume) -> Node:
@@ -97,10 +149,13 @@ def _twice(node: Node, volume: Volume) -> Node:
         used=node.used + volume.used,
         problem=f"there is a {node.format} and a {volume.format} image with this UUID",
         parent_known=False,
+        twice=True,
     )
 
 
-def _reference(store: VolumeStore, formats: Formats, stranger: Stranger, path: Path) -> Reference:
+def _reference(
+    store: VolumeStore, formats: Formats, stranger: Stranger, path: Path, others: Collection[str]
+) -> Reference:
     """What a stranger needs; `path`: where its headers can be read."""
     try:
         info = formats.get(stranger.format).info(path)
@@ -109,5 +164,7 @@ def _reference(store: VolumeStore, formats: Formats, stranger: Stranger, path: P
     if info.parent is None:
         return Reference(stranger.name, stranger.format, None, parent_known=True)
     target = store.parent_uuid(info.parent.name)
-    parent = target[0] if target else None
-    return Reference(stranger.name, stranger.format, parent, parent_known=True)
+    if target is None:
+        known = info.parent.name in others
+        return Reference(stranger.name, stranger.format, None, parent_known=known)
+    return Reference(stranger.name, stranger.format, target[0], parent_known=True)

@@ -46,6 +46,7 @@ from sm.repository import Repository
 from sm.scan import Scan
 from sm.tree import Node
 from sm.volumes.base import Room
+from sm.witness.openers import require_unwritten
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,9 @@ def copy_vdi(repository: Repository, source_uuid: str, copy: Copy) -> str:
     )
     repository.require_free(source_uuid)
     wanted = _record(record, node, copy)
-    users.served(repository, active)  # each answers, or nothing is begun
+    # Each host answers, or nothing is begun.
+    if not users.served(repository, active):
+        require_unwritten(repository.image(node).path)
     plan = _plan(repository, scan, cow, node, copy, active)
     if plan.base is None:
         _fork(repository, cow, node, wanted, plan.room)

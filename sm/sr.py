@@ -21,9 +21,9 @@ from sm.hold import collector_held_off
 from sm.hosts import leaf_switch
 from sm.locks import Locks
 from sm.owner import has_ended
-from sm.pool.base import Pool
+from sm.pool.base import Pool, VdiRecord
 from sm.publish import apply_update
-from sm.records import reconcile
+from sm.records import is_away, reconcile
 from sm.repository import COLLECTOR_OPERATIONS, Repository
 from sm.scan import Scan
 from sm.smapi.driver_info import DriverInfo
@@ -187,11 +187,16 @@ def detach(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
 def scan_sr(repository: Repository) -> Scan:
     """Bring the pool's records in line with the storage. SR lock held. No image is changed."""
     found = repository.scan()
-    changes = reconcile(found, repository.vdis().values(), repository.held())
+    host = repository.settings.host_uuid
+    changes = reconcile(
+        found, repository.vdis().values(), repository.held(), lambda owner: has_ended(owner, host)
+    )
     pool = repository.pool
     for record in changes.forget:
-        log.info("forget VDI %s: no image", record.uuid)
+        log.info("forget VDI %s: it was being made or deleted, or is garbage", record.uuid)
         pool.forget_vdi(record.ref)
+    for record in changes.away:
+        log.warning("VDI %s: its image is away", record.uuid)
     _introduce(repository, changes.introduce)
     for update in changes.update:
         apply_update(pool, update)
@@ -253,6 +258,8 @@ def _empty(repository: Repository) -> None:
         snapshot.recover(repository)
         found = repository.scan()
         kept = [node.uuid for node in found.forest if not node.hidden]
+        records = repository.vdis()
+        kept += [uuid for uuid, record in records.items() if _is_lost(record, found)]
         unknown = [reference.name for reference in found.forest.references]
         entries = repository.journal.entries()
         # What a collector had begun is of no use without a disk.
@@ -262,15 +269,20 @@ def _empty(repository: Repository) -> None:
             raise SrNotEmpty(", ".join(kept + unknown))
         for entry in merges:
             claims.withdraw_merge(repository, entry.data["into"])
+        for record in records.values():
+            repository.pool.forget_vdi(record.ref)
         for root in found.forest.roots:
             for node in reversed(found.forest.subtree(root)):
                 repository.store.remove(node.uuid, node.format)
-        for record in repository.vdis().values():
-            repository.pool.forget_vdi(record.ref)
         repository.store.forget_descriptions()
         for name in repository.store.records():
             repository.store.remove_record(name)
         repository.store.remove_unfinished()
+
+
+def _is_lost(record: VdiRecord, found: Scan) -> bool:
+    """Whether a disk has a record and no image, which may come back."""
+    return record.managed and record.uuid not in found.forest and is_away(record)
 
 
 def mark(repository_uuid: str) -> bytes:

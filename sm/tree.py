@@ -17,7 +17,8 @@ class Node:
     """One image. Sizes in bytes.
 
     `parent` is the UUID that the image names; None for a base, and when `problem` is set and
-    `parent_known` is not. `problem` says why the image cannot be used as it is.
+    `parent_known` is not. `problem` says why the image cannot be used as it is. `twice`: there is
+    another image with this UUID, or another name of this image.
     """
 
     uuid: str
@@ -28,19 +29,37 @@ class Node:
     used: int = 0
     problem: str | None = None
     parent_known: bool = True
+    twice: bool = False
+
+
+STRANGER = "which is no image of this SR"
+AWAY = "whose image is away"
+MISNAMED = "which names its parent otherwise"
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An image that is not ours but lives in the SR, and what it depends on.
+    """Something that depends on an image of the SR besides those that name it as their parent.
 
-    `parent` is None when it depends on nothing; when that cannot be known, `parent_known` is false.
+    `said` tells how: a file that is not ours but lives in the SR (`STRANGER`), a disk that the pool
+    knows and whose image is not there now (`AWAY`), an image that can be told by an identity alone
+    to be the child of another (`MISNAMED`). `parent` is None when it depends on nothing; when that
+    cannot be known, `parent_known` is false.
     """
 
     name: str
     format: str
     parent: str | None
     parent_known: bool
+    said: str = STRANGER
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Why an image must stay as it is. `code` is stable."""
+
+    code: str
+    reason: str
 
 
 class Forest:
@@ -181,7 +200,7 @@ class Forest:
         """Base of each tree with a defect in it, and the defect."""
         return {self.root(uuid): f"image {uuid}: {text}" for uuid, text in self._defects.items()}
 
-    def blocked(self, uuid: str) -> str | None:
+    def blocked(self, uuid: str) -> Blocked | None:
         """Why nothing that this image may support can be deleted or merged; None when all is well.
 
         A defect blocks its whole tree. An image whose parent cannot be known blocks every image
@@ -189,18 +208,27 @@ class Forest:
         """
         damage = self._damaged_trees.get(self.root(uuid))
         if damage:
-            return damage
+            return Blocked("damaged-tree", damage)
         image_format = self.nodes[uuid].format
         for node in self._of_unknown_parent:
             if self._may_support(image_format, node.format):
-                return f"image {node.uuid} is unreadable and may depend on it: {node.problem}"
+                text = f"image {node.uuid} may depend on it: {node.problem}"
+                return Blocked("damaged-tree", text)
         supported = {node.uuid for node in self.subtree(uuid)} if self.references else set()
         for reference in self.references:
+            code = "image-missing" if reference.said == AWAY else "damaged-tree"
             if not reference.parent_known and self._may_support(image_format, reference.format):
-                return f"{reference.name} is unreadable and may depend on it"
+                return Blocked(code, f"{reference.name}, {reference.said}, may depend on it")
             if reference.parent in supported:
-                return f"{reference.name}, which is no image of this SR, depends on it"
+                return Blocked(code, f"{reference.name}, {reference.said}, depends on it")
         return None
+
+    def with_references(self, more: Iterable[Reference]) -> Forest:
+        """The same trees, and what else depends on them."""
+        added = tuple(more)
+        if not added:
+            return self
+        return Forest(self.nodes.values(), (*self.references, *added), self._parent_formats)
 
     @cached_property
     def _of_unknown_parent(self) -> tuple[Node, ...]:

@@ -26,12 +26,14 @@ from sm.errors import (
     VdiType,
     VdiUnavailable,
 )
-from sm.pool.base import NULL_REF, NewVdi
+from sm.owner import Owner
+from sm.pool.base import NULL_REF, NewVdi, VdiRecord
 from sm.publish import bring_up_to_date, publish
 from sm.repository import Repository
-from sm.tree import Node
+from sm.tree import Forest, Node
 from sm.uuids import require_uuid
 from sm.volumes.base import Room
+from sm.witness.openers import require_unwritten
 
 EMPTY_IMAGE_BYTES = 1 << 20
 """More than an empty image of any format takes on any file system."""
@@ -110,7 +112,7 @@ def create(repository: Repository, wanted: Wanted, preferred: Sequence[str]) -> 
         type=wanted.type,
         read_only=wanted.read_only,
         virtual_size=size,
-        sm_config=keys.without_marks(wanted.sm_config),
+        sm_config={**keys.without_marks(wanted.sm_config), **_filling(wanted)},
         is_a_snapshot=wanted.is_a_snapshot,
         snapshot_of=_reference(repository, wanted.snapshot_of),
         snapshot_time=wanted.snapshot_time,
@@ -118,6 +120,11 @@ def create(repository: Repository, wanted: Wanted, preferred: Sequence[str]) -> 
     )
     publish(repository, node, record, lambda path: image_format.create(path, size))
     return new_uuid
+
+
+def _filling(wanted: Wanted) -> dict[str, str]:
+    """The mark of a snapshot that somebody is about to fill, as a migration does."""
+    return {keys.FILLING: "yes"} if wanted.is_a_snapshot else {}
 
 
 def _reference(repository: Repository, given: str) -> str:
@@ -134,8 +141,9 @@ def delete(repository: Repository, vdi_uuid: str) -> None:
     """Make a VDI garbage and forget its record; the collector gives back the space.
 
     A copy-on-write image is only marked, because the collector alone can prove that nothing needs
-    it. An image that is gone already is no error. Stopped after the mark, the record of a hidden
-    image without children is left, which the next scan forgets.
+    it. An image that is gone already is no error, unless other disks are away that need it. Stopped
+    after the mark, the record of a hidden image without children is left, which the next scan
+    forgets.
     """
     records = repository.vdis()
     record = records.get(vdi_uuid)
@@ -143,27 +151,54 @@ def delete(repository: Repository, vdi_uuid: str) -> None:
         users = repository.active_hosts(record)
         if users:
             raise VdiInUse(f"{vdi_uuid} is active on {', '.join(users)}")
-    forest = repository.scan().forest
+    forest = repository.scan_all().forest
     if vdi_uuid in forest:
         node = forest[vdi_uuid]
         repository.require_free(vdi_uuid)
+        _require_unneeded(forest, vdi_uuid)
         children = forest.children_of(vdi_uuid)
         if children:
             raise VdiDelete(f"{vdi_uuid} has children: {', '.join(children)}")
         if node.problem:
-            raise VdiDelete(f"{vdi_uuid} cannot be read: {node.problem}")
+            raise VdiDelete(f"{vdi_uuid} is damaged: {node.problem}")
         image_format = repository.formats.get(node.format)
+        require_unwritten(repository.image(node).path)
         if isinstance(image_format, CowUtil):
             _hide(image_format, repository.image(node).path)
         else:
-            damage = forest.blocked(vdi_uuid)
-            if damage:
-                raise VdiDelete(f"{vdi_uuid}: {damage}")
+            blocked = forest.blocked(vdi_uuid)
+            if blocked is not None:
+                raise VdiDelete(f"{vdi_uuid}: {blocked.reason}")
+            if record is not None:
+                _mark_deleting(repository, record)
             repository.store.remove(vdi_uuid, node.format)
     elif record is None:
         raise VdiMissing(f"SR {repository.uuid} has no VDI {vdi_uuid}")
+    else:
+        _require_parentless(records, vdi_uuid)
     if record is not None:
         repository.pool.forget_vdi(record.ref)
+
+
+def _require_unneeded(forest: Forest, vdi_uuid: str) -> None:
+    """Raise `VdiDelete` while something that is no child in sight depends on the image."""
+    for reference in forest.references:
+        if reference.parent == vdi_uuid:
+            raise VdiDelete(f"{reference.name}, {reference.said}, needs {vdi_uuid}")
+
+
+def _require_parentless(records: Mapping[str, VdiRecord], vdi_uuid: str) -> None:
+    """Raise `VdiDelete` while a disk sits on an image that is away: it would be lost for good."""
+    above = [each for each in records.values() if each.sm_config.get(keys.PARENT) == vdi_uuid]
+    if above:
+        raise VdiDelete(f"the image of {vdi_uuid} is away, and {above[0].uuid} needs it")
+
+
+def _mark_deleting(repository: Repository, record: VdiRecord) -> None:
+    """Say that the image of a record is about to go: if we end, its record is to be forgotten."""
+    owner = Owner.this_process(repository.settings.host_uuid, "vdi_delete")
+    repository.pool.remove_from_vdi_sm_config(record.ref, keys.DELETING)
+    repository.pool.add_to_vdi_sm_config(record.ref, keys.DELETING, owner.text)
 
 
 def _hide(image_format: CowUtil, path: Path) -> None:
@@ -193,6 +228,7 @@ def resize(repository: Repository, vdi_uuid: str, size: int) -> None:
 def _grow(repository: Repository, node: Node, size: int) -> None:
     """Grow an image that nobody has open; where its volume has a size, there is room before."""
     image, path = repository.formats.get(node.format), repository.image(node).path
+    require_unwritten(path)
     if repository.store.sized:
         # Larger tables are written before the old ones are given up.
         needed = image.used_size(path) + image.empty_size(size)
@@ -261,6 +297,8 @@ def compose(repository: Repository, parent_ref: str, child_uuid: str) -> None:
         users = repository.active_hosts(record)
         if users:
             raise VdiInUse(f"{record.uuid} is active on {', '.join(users)}")
+    for node in (child, parent):
+        require_unwritten(repository.image(node).path)
     image_format.set_parent(repository.image(child).path, repository.image(parent))
     image_format.set_hidden(repository.image(parent).path, True)
     repository.pool.update_vdi(parent_record.ref, managed=False)

@@ -82,6 +82,7 @@ class VhdUtil(CowUtil):
                 headers.sparse.block_size if headers.sparse else headers.footer.current_size,
                 headers.footer.hidden,
                 _parent(file, headers),
+                identity=headers.footer.unique_id,
             )
 
     def details(self, path: Path) -> Mapping[str, Plain]:
@@ -302,4 +303,6 @@ def _parent(file: BlockFile, headers: Headers) -> ParentLink | None:
         return read(file, offset, length)
 
     name = parent_name(file.path, header, fetch)
-    return ParentLink(name, "raw" if has_raw_parent(header) else "vhd")
+    if has_raw_parent(header):
+        return ParentLink(name, "raw")
+    return ParentLink(name, "vhd", header.parent_id)

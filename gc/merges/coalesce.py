@@ -17,6 +17,7 @@ States that a crash may leave, by the stage of the journal entry:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 from sm import catalogue, users
 from sm.errors import RecordMissing, SmError
@@ -132,23 +133,28 @@ def remove_images(repository: Repository, uuids: list[str]) -> int:
     """Remove images that nothing else refers to, uppermost first, and forget their records.
 
     Returns the bytes given back. What is gone already is passed over. Raises `SmError`, with
-    nothing removed, when an image that stays needs one that would go.
+    nothing removed, when an image or a disk that stays needs one that would go.
+
+    The record goes first: a hidden image without one is garbage still, and a record without an
+    image is that of a disk that may come back.
     """
-    scan = repository.scan()
+    scan = repository.scan_all()
     for node in scan.forest:
         if node.parent in uuids and node.uuid not in uuids:
             raise SmError(f"image {node.uuid} still needs {node.parent}; nothing was deleted")
+    for reference in scan.forest.references:
+        if reference.parent in uuids:
+            needs = f"{reference.name}, {reference.said}, still needs {reference.parent}"
+            raise SmError(f"{needs}; nothing was deleted")
     freed, forgotten = 0, False
     for uuid in uuids:
+        with suppress(RecordMissing):
+            repository.pool.forget_vdi(repository.pool.vdi_by_uuid(uuid).ref)
+            forgotten = True
         if uuid in scan.forest:
             repository.journal.observe(f"remove {uuid}")
             freed += scan.volumes[uuid].used
             repository.store.remove(uuid, scan.forest[uuid].format)
-        try:
-            repository.pool.forget_vdi(repository.pool.vdi_by_uuid(uuid).ref)
-        except RecordMissing:
-            continue
-        forgotten = True
     if forgotten:
         catalogue.remember(repository)
     return freed

@@ -24,7 +24,7 @@ class Decision:
 
 def decide(repository: Repository) -> Decision:
     """What should be done now. SR lock held. Changes nothing."""
-    found = repository.scan()
+    found = repository.scan_all()
     return Decision(plan(found.forest, _situation(repository, found)), found.forest)
 
 

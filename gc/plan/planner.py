@@ -145,9 +145,9 @@ def _disturbed(forest: Forest, situation: Situation, uuid: str) -> Waiting | Non
     if uuid in situation.held:
         # Also when its parent is missing, which has the name of another image since a switch.
         return Waiting(uuid, "held", situation.held[uuid])
-    damage = forest.blocked(uuid)
-    if damage:
-        return Waiting(uuid, "damaged-tree", damage)
+    blocked = forest.blocked(uuid)
+    if blocked is not None:
+        return Waiting(uuid, blocked.code, blocked.reason)
     if uuid in situation.active:
         return Waiting(uuid, "active", _said(situation.active[uuid]))
     return None

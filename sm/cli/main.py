@@ -130,6 +130,7 @@ COMMANDS: Sequence[Command] = (
     Command("vdi", "clone", vdi_commands.clone, (_VDI, _NAME, _DRY)),
     Command("vdi", "resize", vdi_commands.resize, (_VDI, _SIZE)),
     Command("vdi", "delete", vdi_commands.delete, (_VDI,)),
+    Command("vdi", "forget", vdi_commands.forget, (_VDI,)),
     Command(
         "vdi",
         "tree",

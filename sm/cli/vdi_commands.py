@@ -10,7 +10,7 @@ from sm import activation, commands, keys
 from sm import snapshot as copies
 from sm.cli.admin import Admin
 from sm.cli.sizes import parse_size, show_size
-from sm.errors import SmError, VdiUnavailable
+from sm.errors import InvalidArgument, SmError, VdiUnavailable
 from sm.hosts.calls import ask
 from sm.pool.base import NULL_REF, SrRecord, VdiRecord
 from sm.scan import Scan
@@ -93,6 +93,15 @@ def resize(admin: Admin, options: Namespace) -> None:
     uuid = str(_mapping(reply)["uuid"])
     size = admin.pool.vdi_by_uuid(uuid).virtual_size
     admin.output.result({"uuid": uuid, "virtual_size": size}, "")
+
+
+def forget(admin: Admin, options: Namespace) -> None:
+    """Give up a VDI whose image is away, and what it alone needs."""
+    sr, vdi = admin.find_vdi(options.vdi)
+    if vdi.uuid in admin.repository(sr).look("vdi forget").forest:
+        raise InvalidArgument(f"the image of {vdi.uuid} is there; use sm vdi delete")
+    admin.call_vdi("vdi_delete", vdi.uuid)
+    admin.output.result({"uuid": vdi.uuid, "forgotten": True}, "")
 
 
 def delete(admin: Admin, options: Namespace) -> None:
@@ -212,6 +221,7 @@ def show(admin: Admin, options: Namespace) -> None:
         "parent": node.parent if node else None,
         "depth": found.forest.depth(vdi.uuid) if node else None,
         "snapshot_of": _uuid_of(admin, vdi.snapshot_of),
+        "missing": vdi.missing,
         "active": _active(admin, sr, vdi),
         "problem": found.forest.defect(vdi.uuid) if node else "its image is missing",
         "sm_config": dict(vdi.sm_config),

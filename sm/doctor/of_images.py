@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sm.doctor.facts import Facts
 from sm.doctor.finding import Finding, Scan
-from sm.tree import Node
+from sm.tree import STRANGER, Node
 
 CHAIN_MARGIN = 5
 """A chain is near its limit when at most so many more snapshots are possible."""
@@ -31,10 +31,10 @@ def _code_of_defect(facts: Facts, node: Node) -> str:
     assert facts.scan is not None  # noqa: S101 - without a scan there are no nodes
     info = facts.scan.infos.get(node.uuid)
     if node.problem:
+        if node.twice:
+            return "image-twice"
         if info is None:
             return "image-unreadable"
-        if not node.parent_known:
-            return "image-twice"
         return "image-corrupt" if "corrupt" in info.marks else "parent-unfit"
     if node.uuid in facts.forest.circular:
         return "circle"
@@ -101,6 +101,8 @@ def _can_be_merged(facts: Facts, node: Node) -> bool:
 def strangers(facts: Facts) -> Iterator[Finding]:
     """Files that look like images and carry no name of ours."""
     for reference in facts.forest.references:
+        if reference.said != STRANGER:
+            continue
         if not reference.parent_known:
             text = f"a {reference.format} file that cannot be read, so it may depend on any image"
         elif reference.parent is not None:

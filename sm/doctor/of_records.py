@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sm.doctor.facts import Facts
 from sm.doctor.finding import Finding, Scan
 from sm.pool.base import VdiRecord
-from sm.records import difference
+from sm.records import difference, is_away
 from sm.tree import Node
 
 ALWAYS_BEHIND = frozenset({"physical_utilisation"})
@@ -27,8 +27,7 @@ def records(facts: Facts) -> Iterator[Finding]:
     forest = facts.forest
     for uuid, record in facts.records.items():
         if uuid not in forest and uuid not in facts.held:
-            text = f"the pool knows {facts.named(uuid)}, and its image is not there"
-            yield _scanned(facts, "record-without-image", uuid, text)
+            yield _without_image(facts, record)
         elif uuid in forest and uuid not in facts.held and not forest[uuid].problem:
             yield from _compared(facts, forest[uuid], record)
     for node in forest:
@@ -37,6 +36,16 @@ def records(facts: Facts) -> Iterator[Finding]:
         if unknown and not garbage and not node.problem:
             text = f"a {'hidden' if node.hidden else 'visible'} {node.format} image has no record"
             yield _scanned(facts, "image-without-record", node.uuid, text)
+
+
+def _without_image(facts: Facts, record: VdiRecord) -> Finding:
+    named = facts.named(record.uuid)
+    if is_away(record):
+        text = f"the image of {named} is away; what it needs is kept"
+        command = f"sm vdi forget {record.uuid}"
+        return Finding("image-missing", facts.sr.uuid, record.uuid, text, command)
+    text = f"the pool knows {named}, which was being made or deleted, and its image is not there"
+    return _scanned(facts, "record-without-image", record.uuid, text)
 
 
 def _compared(facts: Facts, node: Node, record: VdiRecord) -> Iterator[Finding]:

@@ -35,7 +35,8 @@ class Room:
 class Volume:
     """One image as the storage sees it. Sizes in bytes: `size` its length, `used` what it costs.
 
-    `hidden`: the storage has it marked so, for a format that has no place for the mark.
+    `hidden`: the storage has it marked so, for a format that has no place for the mark. `inode`:
+    what it has in common with other names of the same file; None where it has one name.
     """
 
     uuid: str
@@ -44,6 +45,7 @@ class Volume:
     size: int
     used: int
     hidden: bool = False
+    inode: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

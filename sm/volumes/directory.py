@@ -302,4 +302,6 @@ def open_store(place: Mapping[str, Any], formats: Formats, settings: Settings) -
 
 
 def _volume(uuid: str, image_format: str, path: Path, status: os.stat_result) -> Volume:
-    return Volume(uuid, image_format, path, status.st_size, status.st_blocks * BLOCK)
+    inode = (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
+    used = status.st_blocks * BLOCK
+    return Volume(uuid, image_format, path, status.st_size, used, inode=inode)

@@ -52,8 +52,10 @@ def test_looking_changes_nothing(scene: Scene) -> None:
 def test_a_disk_without_image(scene: Scene) -> None:
     other = scene.site.create_vdi(scene.sr, "vhd")
     (scene.folder / f"{other}.vhd").unlink()
-    assert codes(scene.site) == ["record-without-image"]
-    assert scene.site.sm("doctor", "--fix", "--yes")["healthy"]
+    assert codes(scene.site) == ["image-missing"]
+    assert not scene.site.sm("doctor", "--fix", "--yes")["healthy"]
+    scene.site.sm("vdi", "forget", other)
+    assert codes(scene.site) == []
     assert {row["uuid"] for row in scene.site.sm("vdi", "list")} == {scene.disk, scene.snapshot}
     scene.verify()
 
@@ -118,7 +120,7 @@ def test_a_missing_parent_and_a_circle(scene: Scene) -> None:
     scene.path(base).rename(aside)
     found = codes(scene.site)
     assert found.count("parent-missing") == 2
-    assert "record-without-image" in found
+    assert "image-missing" in found
     aside.rename(scene.path(base))
     subprocess.run(
         [

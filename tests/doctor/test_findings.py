@@ -143,7 +143,7 @@ CASES: Mapping[str, Callable[[], Facts]] = {
         Node("d", "qcow2", problem="rubbish", parent_known=False), unread="d"
     ),
     "image-corrupt": lambda: replace(WELL, damage={"d": ("a", "b"), "e": ()}),
-    "image-twice": lambda: facts(Node("d", "qcow2", problem="two", parent_known=False)),
+    "image-twice": lambda: facts(Node("d", "qcow2", problem="two", parent_known=False, twice=True)),
     "parent-missing": lambda: facts(Node("d", "qcow2", parent="gone", virtual_size=100)),
     "parent-unfit": lambda: facts(Node("d", "qcow2", problem="its parent '/etc/x' is no image")),
     "circle": lambda: facts(
@@ -156,8 +156,15 @@ CASES: Mapping[str, Callable[[], Facts]] = {
     "deleted-with-record": lambda: replace(
         facts(replace(DISK, hidden=True, parent=None)), records={"d": _record(DISK)}
     ),
-    "record-without-image": lambda: replace(
+    "image-missing": lambda: replace(
         WELL, records={**WELL.records, "f": _record(Node("f", "qcow2"))}
+    ),
+    "record-without-image": lambda: replace(
+        WELL,
+        records={
+            **WELL.records,
+            "f": replace(_record(Node("f", "qcow2")), sm_config={keys.CREATING: "x"}),
+        },
     ),
     "image-without-record": lambda: replace(
         WELL, records={uuid: record for uuid, record in WELL.records.items() if uuid != "d"}

@@ -1,0 +1,1 @@
+"""Who needs an image, besides its children in sight: asked before anything is destroyed."""
