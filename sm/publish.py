@@ -1,8 +1,8 @@
 """Bringing a new image to the light: first its record, then its name.
 
-Stopped between the two, there is a record without an image, and with a mark that says why, which the
-next scan forgets: the caller never learned of the VDI. The other order could bring back a nameless
-disk.
+Stopped between the two, there is a record without an image, and with a mark that says why, which
+the next scan forgets: the caller never learned of the VDI. The other order could bring back a
+nameless disk.
 """
 
 from __future__ import annotations
