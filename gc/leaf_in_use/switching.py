@@ -80,6 +80,8 @@ def last_step(repository: Repository, entry: Entry, budget: int) -> Done:
 
 def _switch(repository: Repository, entry: Entry, budget: int) -> Entry:
     """Ask for the last step; returns the entry at stage `switch`."""
+    forest = repository.look(OPERATION).forest
+    merge.require_bare(forest, [entry.key, *entry.data["images"]])
     outcome = ask(
         repository,
         entry.data["host"],

@@ -29,6 +29,7 @@ from sm.hosts.calls import ask
 from sm.journal import Entry
 from sm.publish import bring_up_to_date
 from sm.repository import Repository
+from sm.tree import Forest
 
 OPERATION = "coalesce"
 
@@ -129,6 +130,19 @@ def _require_relinked(repository: Repository, merged: list[str], into: str) -> N
             bring_up_to_date(repository.pool, forest[child], records[child])
 
 
+def _hanging(forest: Forest, uuids: Collection[str]) -> list[str]:
+    """The garbage that hangs on some images."""
+    return [
+        node.uuid
+        for node in forest
+        if node.parent in uuids
+        and node.uuid not in uuids
+        and node.hidden
+        and node.problem is None
+        and not forest.children_of(node.uuid)
+    ]
+
+
 def remove_images(repository: Repository, uuids: list[str]) -> int:
     """Remove images that nothing else refers to, uppermost first, and forget their records.
 
@@ -139,6 +153,8 @@ def remove_images(repository: Repository, uuids: list[str]) -> int:
     image is that of a disk that may come back.
     """
     scan = repository.scan_all()
+    # Whatever is hidden and carries nothing is garbage, and was not deleted when it should have been.
+    uuids = [*_hanging(scan.forest, uuids), *uuids]
     for node in scan.forest:
         if node.parent in uuids and node.uuid not in uuids:
             raise SmError(f"image {node.uuid} still needs {node.parent}; nothing was deleted")

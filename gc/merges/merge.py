@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sm import claims, coverage, users
@@ -107,6 +108,19 @@ class Work:
         return self.chain[: self.into] if self.into else self.chain[1 : 1 + self.below]
 
 
+def require_bare(forest: Forest, run: Sequence[str]) -> None:
+    """Raise `Postponed` while anything else hangs on the images of a run, uppermost first.
+
+    It is garbage that could not be deleted: the plan does not count that, and merged images that
+    something hangs on could not be removed.
+    """
+    for upper, lower in pairwise(run):
+        others = [child for child in forest.children_of(lower) if child != upper]
+        if others:
+            reason = f"{', '.join(others)} could not be deleted, and hangs on {lower}"
+            raise Postponed("garbage-left", reason)
+
+
 def chain_from(repository: Repository, forest: Forest, top: str) -> list[ImageRef]:
     """The images from `top` down to the base."""
     return repository.images(forest.chain(top))
@@ -136,6 +150,7 @@ def start(
         chain = forest.chain(top)
         last = [node.uuid for node in chain].index(images[-1])
         into, below = (0, last) if upwards else (last, 0)
+        require_bare(forest, [node.uuid for node in chain[: last + 1]])
         # Tables that somebody writes to cannot be read; all of them may be new to the target.
         first = 1 if written else 0
         merged = [node for node in chain[first : last + 1] if node is not chain[into]]
