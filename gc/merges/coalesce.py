@@ -153,7 +153,7 @@ def remove_images(repository: Repository, uuids: list[str]) -> int:
     image is that of a disk that may come back.
     """
     scan = repository.scan_all()
-    # Whatever is hidden and carries nothing is garbage, and was not deleted when it should have been.
+    # What is hidden and carries nothing is garbage, whose own deletion has failed.
     uuids = [*_hanging(scan.forest, uuids), *uuids]
     for node in scan.forest:
         if node.parent in uuids and node.uuid not in uuids:
