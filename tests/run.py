@@ -7,6 +7,7 @@ zero. docs/contributing.md tells what each tier proves.
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import signal
@@ -133,6 +134,7 @@ def main() -> int:
     os.environ |= {"SM_TIER": TIER.value, "SM_SEED": str(SEED)}
     # The tests start thousands of processes, each of which would compile all that it imports.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    compileall.compile_dir(ROOT / "sm", quiet=1)
     # The other tiers are run on the machine's disk, as its users do.
     folder = memory_folder(ROOM_MIB) if TIER is Tier.TEST else None
     if folder is not None:

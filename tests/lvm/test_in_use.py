@@ -32,4 +32,4 @@ from tests.gc.merges.test_online import (  # noqa: F401 - what is tried here
     test_two_disks_in_use_above_one_image,
 )
 
-pytestmark = [pytest.mark.world, pytest.mark.one_in(12, across="file")]
+pytestmark = [pytest.mark.world, pytest.mark.one_in(20, across="file")]

@@ -15,7 +15,10 @@ from tests.volumes.contract import FORMATS, A, B, add, making, nothing, room, si
 
 __all__ = ["group_store", "store"]
 
-pytestmark = pytest.mark.parametrize("group_store", ["thin"], indirect=True, scope="module")
+pytestmark = [
+    pytest.mark.parametrize("group_store", ["thin"], indirect=True, scope="module"),
+    pytest.mark.one_in(2, across="file"),
+]
 
 
 def sizes(store: LvmStore) -> dict[str, int]:

@@ -9,8 +9,9 @@ from tests.lvm.conftest import LAYOUTS, MIB, LvmSite
 from tests.support import guest
 from tests.support.site import Refused
 
+pytestmark = pytest.mark.one_in(5, across="file")
 
-@pytest.mark.one_in(4)
+
 @pytest.mark.parametrize(("allocation", "image_format"), LAYOUTS)
 def test_a_disk_from_its_making_to_its_end(site: LvmSite, image_format: str) -> None:
     sr = site.create_sr()
@@ -37,7 +38,6 @@ def test_a_disk_from_its_making_to_its_end(site: LvmSite, image_format: str) -> 
     site.sm("sr", "destroy", sr)
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("allocation", ["thick"])
 @pytest.mark.parametrize("image_format", ["qcow2", "vhd", "raw"])
 def test_a_disk_is_made_larger(site: LvmSite, image_format: str) -> None:
@@ -57,7 +57,6 @@ def test_a_disk_is_made_larger(site: LvmSite, image_format: str) -> None:
     assert guest.check_clean(site.chain(sr, disk)) == []
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("allocation", ["thick"])
 def test_a_copy_for_which_there_is_no_room_is_not_begun(site: LvmSite, cow_format: str) -> None:
     """The new leaf may be written to as a whole, which the group has no space for."""
@@ -79,7 +78,6 @@ def test_a_copy_for_which_there_is_no_room_is_not_begun(site: LvmSite, cow_forma
     site.snapshot(disk)
 
 
-@pytest.mark.one_in(2)
 def test_an_inner_image_is_merged_while_nobody_uses_its_disk(
     site: LvmSite, cow_format: str
 ) -> None:

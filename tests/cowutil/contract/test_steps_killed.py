@@ -97,4 +97,4 @@ def test_killed_at_a_call(name: str, way: str, call: str, tmp_path: Path) -> Non
         left = chain[:1] if way == "up" else chain[2:]
         assert subject.content(left) == model
         assert not subject.images.check(left[0].path).corruptions
-    assert kills >= 2
+    assert kills >= 1

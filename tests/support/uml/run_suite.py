@@ -32,12 +32,12 @@ ONE = "--one-guest="
 """Among our own arguments: all that is named runs in a single guest, on the CPU of that number."""
 
 SECONDS = {
-    "test_in_use": 250,
+    "test_in_use": 150,
     "test_killed_commands": 120,
     "test_thin": 90,
-    "test_lvm_sr": 80,
+    "test_lvm_sr": 45,
     "test_device_contract": 75,
-    "test_killed_changes": 50,
+    "test_killed_changes": 35,
     "test_power": 50,
     "test_lvm_store": 40,
 }
