@@ -69,6 +69,14 @@ class Notes:
         except FileNotFoundError:
             return None
 
+    def has(self, disk: Disk) -> bool:
+        """Whether there is a note of a disk."""
+        return self._path(disk).exists()
+
+    def any(self) -> bool:
+        """Whether there is a note of any disk."""
+        return next(self._paths(), None) is not None
+
     def changed(self, disk: Disk) -> int:
         """A number that is another one once the note of a disk was written; 0 without one."""
         try:
@@ -82,8 +90,14 @@ class Notes:
             durable.remove(self._path(disk))
 
     def __iter__(self) -> Iterator[Note]:
-        for path in sorted(self._folder.glob("[!.]*.json")):
-            yield _parse(path.read_text(encoding="utf-8"))
+        for path in sorted(self._paths()):
+            try:
+                yield _parse(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue  # its disk was closed in this moment
+
+    def _paths(self) -> Iterator[Path]:
+        return self._folder.glob("[!.]*.json")
 
     def _path(self, disk: Disk) -> Path:
         return self._folder / f"{disk.vdi}.json"
