@@ -97,6 +97,19 @@ class Datapaths:
                 return datapath, served
         return None
 
+    def settle(self, disk: Disk) -> tuple[Datapath, Served] | None:
+        """As `find`, with what is half started ended. The disk's lock is held.
+
+        So a process that this does not find will not come up later.
+        """
+        for datapath in self.noted(disk):
+            datapath.settle(disk)
+        return self.find(disk)
+
+    def half_started(self) -> list[Disk]:
+        """The disks of which a start was noted that has not come to its end."""
+        return [disk for datapath in self.noted() for disk in datapath.half_started()]
+
     def close(self, disk: Disk) -> None:
         """Stop serving a disk, and clear what a process that has ended left."""
         for datapath in self.noted(disk):

@@ -23,7 +23,8 @@ class Note:
 
     `path`: the file that shows the disk, where it is not served over NBD. `paused` from before a
     pause begins until after it has ended. `pace`: of a disk whose volume grows, see
-    `Datapath.open`. `extra` is the datapath's own.
+    `Datapath.open`. `extra` is the datapath's own. `token` is what the process carries from its
+    first moment; see `sm.datapath.tokens`.
     """
 
     disk: Disk
@@ -36,6 +37,7 @@ class Note:
     pid: int = 0
     started: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    token: str = ""
 
     @property
     def alive(self) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sm.cowutil.base import ImageRef
+from sm.datapath import tokens
 from sm.datapath.base import DatapathFailed, Disk, OutcomeUnknown
 from sm.datapath.state import Note, Notes
 from sm.datapath.tapdisk import processes
@@ -121,6 +122,16 @@ class Life:
             if note is not None:
                 yield note
 
+    def half_started(self) -> list[Disk]:
+        """The disks whose notes have no process, and none that has the leaf open."""
+        return [each.disk for each in self._notes if not each.pid and not self._ready(each)]
+
+    def settle(self, disk: Disk) -> None:
+        """End what is half started."""
+        note = self._notes.read(disk)
+        if note is not None and note.pid == 0 and not self._ready(note):
+            self.end(disk)
+
     def look(self, disk: Disk) -> Vbd | None:
         """The VBD of a disk; None when no tapdisk has it open.
 
@@ -154,10 +165,11 @@ class Life:
     def start(self, disk: Disk, chain: Sequence[ImageRef], *, read_only: bool) -> Note:
         """Start a tapdisk and have it open the chain. What fails is undone."""
         extra: dict[str, Any] = {CONTROL: str(self._control_folder)}
-        note = self._notes.write(Note(disk, tuple(chain), read_only, extra=extra))
+        note = Note(disk, tuple(chain), read_only, extra=extra, token=tokens.new())
+        self._notes.write(note)
         try:
             minor = self._minors(note).allocate(self._owner(disk))
-            pid = processes.start(self._binary, self._owner(disk), self._patience.start)
+            pid = processes.start(self._binary, self._owner(disk), self._patience.start, note.token)
             control = self._control(note, pid)
             if control.pid() != pid:
                 raise DatapathFailed(f"another process answers on the socket of tapdisk {pid}")
@@ -186,6 +198,8 @@ class Life:
         if note.pid == 0:
             pid = processes.find(self._folder_of(note), self._owner(disk))
         failure = None if pid is None else self._take_down(note, pid)
+        if note.pid == 0 and note.token:
+            tokens.end(note.token)  # what had no control socket yet
         minors = self._minors(note)
         for minor in minors.owned(self._owner(disk)):
             minors.free(minor)
@@ -218,6 +232,13 @@ class Life:
     def nbd_socket(self, note: Note) -> Path:
         """Where tapdisk answers NBD clients."""
         return self._folder_of(note) / f"nbd{note.pid}.{note.extra['minor']}"
+
+    def _ready(self, note: Note) -> bool:
+        """Whether a process that is not noted has the leaf of a note open; it is noted then."""
+        try:
+            return self._adopted(note) is not None
+        except OutcomeUnknown:
+            return False  # it answers nobody, so nobody was given it
 
     def _adopted(self, note: Note) -> Note | None:
         """A note completed with the process that was started for it and has its leaf open."""
