@@ -30,6 +30,7 @@ from sm.errors import (
     VdiUnavailable,
 )
 from sm.hosts import leaf_switch, naming
+from sm.hosts.arguments import locked
 from sm.hosts.calls import ask, host_by_uuid
 from sm.owner import Owner, has_ended, host_of
 from sm.pool.base import VdiRecord
@@ -139,6 +140,21 @@ def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
     return endpoint
 
 
+def settle_starts(repository: Repository) -> None:
+    """End what activations that were killed left half started on this host, of disks of the SR.
+
+    A disk whose lock somebody has is left to them; one that cannot be settled, to the next try.
+    """
+    for disk in Datapaths(repository.settings).half_started():
+        if disk.sr != repository.uuid:
+            continue
+        try:
+            with locked(repository, {"vdi_uuid": disk.vdi}, "settle"):
+                Datapaths(repository.settings).settle(disk)
+        except SmError as error:
+            log.warning("the half started process of %s is still there: %s", disk.vdi, error)
+
+
 def stop(repository: Repository, vdi_uuid: str) -> None:
     """End the datapath and its link: the middle of `deactivate`."""
     disk = Disk(repository.uuid, vdi_uuid)
@@ -228,7 +244,7 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
     record = repository.vdi(vdi_uuid)
     present = repository.active_hosts(record)
     disk = Disk(repository.uuid, vdi_uuid)
-    found = Datapaths(repository.settings).find(disk)
+    found = Datapaths(repository.settings).settle(disk)
     if found is not None and found[1].paused and naming.entry_of(repository, vdi_uuid) is not None:
         # With the disk's lock held: whoever held its users for the last step of a merge has ended.
         with repository.locked(OPERATION):

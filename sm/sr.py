@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from sm import catalogue, claims, keys, snapshot
+from sm import activation, catalogue, claims, keys, snapshot
 from sm.attachment import Attachment, Attachments
 from sm.config import Settings
 from sm.errors import SmError, SrInUse, SrNotEmpty
@@ -145,6 +145,7 @@ def attach(
     if reach(driver, sr_uuid, device_config):
         _clear_marks(pool, sr_uuid, driver.settings.host_uuid)
     repository = Repository.open(sr_uuid, driver.settings, pool)
+    activation.settle_starts(repository)
     leaf_switch.settle_all(repository)
     if not master:
         return

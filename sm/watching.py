@@ -45,7 +45,7 @@ def growing(settings: Settings) -> list[tuple[GrowingDatapath, Served]]:
     """The disks of this host whose volumes grow, each with what serves it."""
     return [
         (datapath, served)
-        for datapath in Datapaths(settings).kinds
+        for datapath in Datapaths(settings).noted()
         if isinstance(datapath, GrowingDatapath)
         for served in datapath.growing()
     ]

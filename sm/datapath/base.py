@@ -152,6 +152,17 @@ class Datapath(ABC):
         """Every disk that this kind of datapath serves on this host."""
 
     @abstractmethod
+    def half_started(self) -> list[Disk]:
+        """The disks of which a start was noted, and no process is found yet; nothing is changed.
+
+        Either somebody has the lock of the disk and is about to start one, or has ended there.
+        """
+
+    @abstractmethod
+    def settle(self, disk: Disk) -> None:
+        """End what is half started, if anything is, and forget it. The disk's lock is held."""
+
+    @abstractmethod
     def refresh(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """Go over to another chain that reads the same: a new leaf on top, or other parents.
 

@@ -1,7 +1,9 @@
 """What datapaths have in common that start a process of their own for each disk.
 
 A note is written before the process starts and completed once it lives. A crash of ours in between
-leaves a note without a process, or a process that is adopted by whoever asks next.
+leaves a note without a process, or a process that is adopted by whoever asks next. One that is not
+ready to be asked carries the token of the note, and is ended by whoever opens or closes the disk
+next: it has never had a user.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from urllib.parse import quote
 
 from sm import process
 from sm.cowutil.base import ImageRef
+from sm.datapath import tokens
 from sm.datapath.base import (
     Datapath,
     DatapathFailed,
@@ -67,11 +70,14 @@ class OwnProcessDatapath(Datapath):
             raise DatapathFailed(f"{disk.vdi}: an empty chain")
         self._clear(disk)
         extra = self._first_extra(chain)
-        note = Note(disk, tuple(chain), read_only, path, pace=pace, extra=extra)
+        token = tokens.new()
+        note = Note(disk, tuple(chain), read_only, path, pace=pace, extra=extra, token=token)
         self._prepare(note)
         self._notes.write(note)
         try:
-            process.run(self._command(note), timeout=START_SECONDS, limited=False)
+            carried = {tokens.VARIABLE: token}
+            command = self._command(note)
+            process.run(command, timeout=START_SECONDS, limited=False, environment=carried)
         except BaseException:
             # It may be serving already, when it was we who were interrupted.
             if self._alive(disk) is None:
@@ -99,6 +105,16 @@ class OwnProcessDatapath(Datapath):
         """All living processes that have a note."""
         found = [self._alive(note.disk) for note in self._notes]
         return [self._served(note) for note in found if note is not None]
+
+    def half_started(self) -> list[Disk]:
+        """The disks whose notes have no process, and none that can be adopted."""
+        return [each.disk for each in self._notes if not each.pid and not self._adopt(each)]
+
+    def settle(self, disk: Disk) -> None:
+        """End a process that carries the token of a note without one."""
+        note = self._notes.read(disk)
+        if note is not None and not note.pid and self._adopt(note) is None:
+            self._clear(disk)
 
     def growing(self) -> list[Served]:
         """The disks of living processes whose notes have a pace; no process is asked."""
@@ -173,10 +189,12 @@ class OwnProcessDatapath(Datapath):
         return failure
 
     def _clear(self, disk: Disk) -> None:
-        """Remove everything of a disk that has no process."""
+        """Remove everything of a disk that has no process, or one that was never ready."""
+        note = self._notes.read(disk)
+        if note is not None and not note.pid and note.token:
+            tokens.end(note.token)
         for suffix in (self.control_suffix, NBD):
             self._socket(disk, suffix).unlink(missing_ok=True)
-        note = self._notes.read(disk)
         if note is not None:
             self._remove_traces(note)
             self._notes.forget(disk)

@@ -23,7 +23,8 @@ class Note:
 
     `path`: the file that shows the disk, where it is not served over NBD. `paused` from before a
     pause begins until after it has ended. `pace`: of a disk whose volume grows, see
-    `Datapath.open`. `extra` is the datapath's own.
+    `Datapath.open`. `extra` is the datapath's own. `token` is what the process carries from its
+    first moment; see `sm.datapath.tokens`.
     """
 
     disk: Disk
@@ -36,6 +37,7 @@ class Note:
     pid: int = 0
     started: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    token: str = ""
 
     @property
     def alive(self) -> bool:
@@ -69,6 +71,14 @@ class Notes:
         except FileNotFoundError:
             return None
 
+    def has(self, disk: Disk) -> bool:
+        """Whether there is a note of a disk."""
+        return self._path(disk).exists()
+
+    def any(self) -> bool:
+        """Whether there is a note of any disk."""
+        return next(self._paths(), None) is not None
+
     def changed(self, disk: Disk) -> int:
         """A number that is another one once the note of a disk was written; 0 without one."""
         try:
@@ -82,8 +92,14 @@ class Notes:
             durable.remove(self._path(disk))
 
     def __iter__(self) -> Iterator[Note]:
-        for path in sorted(self._folder.glob("[!.]*.json")):
-            yield _parse(path.read_text(encoding="utf-8"))
+        for path in sorted(self._paths()):
+            try:
+                yield _parse(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue  # its disk was closed in this moment
+
+    def _paths(self) -> Iterator[Path]:
+        return self._folder.glob("[!.]*.json")
 
     def _path(self, disk: Disk) -> Path:
         return self._folder / f"{disk.vdi}.json"

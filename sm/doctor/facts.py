@@ -103,6 +103,7 @@ class Facts:
     that cannot be read. `damage`: what a full check found, by UUID of each image that was checked.
     `limits`: the longest chain of each format that has any. `leftovers`: names of temporary files.
     `dead_links`: VDIs whose links lead nowhere. `failures`: those of the collector by subject.
+    `half_started`: VDIs whose processes were being started here by something that has ended.
     `names`: what is wrong with the names that the storage remembers; None for nothing.
     """
 
@@ -122,6 +123,7 @@ class Facts:
     limits: Mapping[str, int] = field(default_factory=dict)
     leftovers: tuple[str, ...] = ()
     dead_links: tuple[str, ...] = ()
+    half_started: tuple[str, ...] = ()
     failures: Mapping[str, Failure] = field(default_factory=dict)
     names: str | None = None
 

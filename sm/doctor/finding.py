@@ -39,6 +39,13 @@ class ResetKey:
 
 
 @dataclass(frozen=True, slots=True)
+class SettleStart:
+    """End the process of a disk that is half started, and that nobody waits for."""
+
+    vdi: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveLink:
     """Remove the link of a disk that is not served."""
 
@@ -50,11 +57,19 @@ class Scan:
     """Remove what interrupted calls left, and bring the records in line with the images."""
 
 
-Remedy = Recover | DropClaim | ClearMark | ResetKey | RemoveLink | Scan
+Remedy = Recover | SettleStart | DropClaim | ClearMark | ResetKey | RemoveLink | Scan
 """What `sm.doctor.mend` can do. None of them writes to an image or removes one."""
 
-ORDER: tuple[type[Remedy], ...] = (Recover, DropClaim, ClearMark, ResetKey, RemoveLink, Scan)
-"""Work that is unfinished first, since it holds its images; the records last."""
+ORDER: tuple[type[Remedy], ...] = (
+    SettleStart,
+    Recover,
+    DropClaim,
+    ClearMark,
+    ResetKey,
+    RemoveLink,
+    Scan,
+)
+"""What is unfinished first, since it holds its images; the records last."""
 
 
 @dataclass(frozen=True, slots=True)

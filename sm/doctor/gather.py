@@ -16,6 +16,7 @@ from sm.doctor.facts import Access, Facts, FoundClaim, FoundEntry, Mark, Use
 from sm.doctor.owners import Owners
 from sm.errors import Busy, HostUnreachable, RecordMissing, SmError, SrUnavailable
 from sm.gc.state.ledger import Ledger
+from sm.hosts.arguments import locked
 from sm.hosts.calls import ask
 from sm.pool.base import Pool, SrRecord, VdiRecord
 from sm.repository import Repository
@@ -72,6 +73,7 @@ def gather(settings: Settings, pool: Pool, ledger: Ledger, sr: SrRecord, *, chec
         limits=_limits(repository),
         leftovers=seen.leftovers,
         dead_links=_dead_links(repository),
+        half_started=_half_started(repository),
         failures=ledger.failures(sr.uuid),
         names=seen.names,
     )
@@ -169,7 +171,7 @@ def _uses(repository: Repository, seen: _Seen) -> tuple[Use, ...]:
 
 def _served(repository: Repository, uuid: str, host: str) -> tuple[bool | None, str]:
     try:
-        return bool(ask(repository, host, "look", vdi_uuid=uuid)["served"]), ""
+        return bool(ask(repository, host, "look", vdi_uuid=uuid, as_is="yes")["served"]), ""
     except Busy:
         return True, ""  # its lock is held: somebody is at work on it at this moment
     except HostUnreachable as error:
@@ -190,6 +192,19 @@ def _dead_links(repository: Repository) -> tuple[str, ...]:
         return ()
     datapaths = Datapaths(repository.settings)
     return tuple(vdi for vdi in linked if datapaths.find(Disk(repository.uuid, vdi)) is None)
+
+
+def _half_started(repository: Repository) -> tuple[str, ...]:
+    """Of a start under way the lock is held; what nobody has the lock of was left."""
+    found, datapaths = [], Datapaths(repository.settings)
+    for vdi in {disk.vdi for disk in datapaths.half_started() if disk.sr == repository.uuid}:
+        try:
+            with locked(repository, {"vdi_uuid": vdi}, "doctor"):
+                if vdi in {disk.vdi for disk in datapaths.half_started()}:
+                    found.append(vdi)
+        except Busy:
+            continue
+    return tuple(sorted(found))
 
 
 def _check(repository: Repository, seen: _Seen, held: frozenset[str]) -> dict[str, tuple[str, ...]]:

@@ -25,6 +25,7 @@ from sm.doctor.finding import (
     RemoveLink,
     ResetKey,
     Scan,
+    SettleStart,
 )
 from sm.errors import SmError
 from sm.owner import has_ended
@@ -51,6 +52,8 @@ def in_words(remedy: Remedy) -> str:
             return f"take the mark {key} from {vdi}"
         case ResetKey(vdi):
             return f"take back that {vdi} is active on this host, if no process serves it"
+        case SettleStart(vdi):
+            return f"end the process of {vdi} that is half started"
         case RemoveLink(vdi):
             return f"remove the dead link of {vdi}"
         case Scan():
@@ -81,6 +84,8 @@ def _apply(repository: Repository, remedy: Remedy) -> None:
             _clear_mark(repository, remedy)
         case ResetKey():
             _reset_key(repository, remedy)
+        case SettleStart():
+            _settle_start(repository, remedy)
         case RemoveLink():
             _remove_link(repository, remedy)
         case Scan():
@@ -118,6 +123,11 @@ def _reset_key(repository: Repository, remedy: ResetKey) -> None:
         if mark is not None and not has_ended(mark, repository.settings.host_uuid):
             return
         activation.reset(repository, remedy.vdi, remedy.host, certain=False)
+
+
+def _settle_start(repository: Repository, remedy: SettleStart) -> None:
+    with repository.locks.hold("vdi", remedy.vdi, "doctor"):
+        Datapaths(repository.settings).settle(Disk(repository.uuid, remedy.vdi))
 
 
 def _remove_link(repository: Repository, remedy: RemoveLink) -> None:

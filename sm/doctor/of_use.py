@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 from sm import keys
 from sm.doctor.facts import Facts, FoundClaim, FoundEntry, Life, Mark, Use
-from sm.doctor.finding import ClearMark, DropClaim, Finding, Recover, RemoveLink, ResetKey
+from sm.doctor.finding import (
+    ClearMark,
+    DropClaim,
+    Finding,
+    Recover,
+    RemoveLink,
+    ResetKey,
+    SettleStart,
+)
 from sm.repository import COLLECTOR_OPERATIONS
 
 OVER = frozenset({Life.ENDED, Life.UNKNOWN_HOST})
@@ -134,6 +142,13 @@ def _unfinished(facts: Facts, found: FoundEntry) -> Finding:
     command = f"sm {'gc run --sr' if collectors else 'sr scan'} {facts.sr.uuid}"
     remedy = Recover() if found.here or not collectors else None
     return Finding("unfinished-work", facts.sr.uuid, entry.key, text, command, remedy)
+
+
+def half_started(facts: Facts) -> Iterator[Finding]:
+    """Processes that were being started when whoever did so was ended."""
+    for vdi in facts.half_started:
+        text = f"an activation of {facts.named(vdi)} was interrupted while its process was starting"
+        yield Finding("start-unfinished", facts.sr.uuid, vdi, text, _fix(facts), SettleStart(vdi))
 
 
 def dead_links(facts: Facts) -> Iterator[Finding]:

@@ -41,9 +41,10 @@ def perform(repository: Repository, function: str, arguments: Arguments) -> Answ
 
 
 def _look(repository: Repository, arguments: Arguments) -> Answer:
-    """Whether and how this host serves a disk."""
+    """Whether and how this host serves a disk; with `as_is` nothing half started is ended."""
     with locked(repository, arguments, "look") as disk:
-        found = Datapaths(repository.settings).find(disk)
+        datapaths = Datapaths(repository.settings)
+        found = datapaths.find(disk) if "as_is" in arguments else datapaths.settle(disk)
         return {"served": False} if found is None else _describe(repository, *found)
 
 
@@ -72,7 +73,7 @@ def _tell_datapath(
 ) -> Answer:
     """Whether a process serves the disk; if so, it was told."""
     with locked(repository, arguments, operation) as disk:
-        found = Datapaths(repository.settings).find(disk)
+        found = Datapaths(repository.settings).settle(disk)
         if found is not None:
             tell(found[0], disk)
         return {"served": found is not None}
@@ -101,7 +102,7 @@ def _commit_look(repository: Repository, arguments: Arguments) -> Answer:
     `rate`, if given, is its limit from now on; 0 for none.
     """
     with locked(repository, arguments, "commit") as disk:
-        found = Datapaths(repository.settings).find(disk)
+        found = Datapaths(repository.settings).settle(disk)
         job = None
         if found is not None and isinstance(found[0], CommittingDatapath):
             job = found[0].job(disk)
@@ -124,7 +125,7 @@ def _rate(arguments: Arguments) -> int | None:
 def _commit_finish(repository: Repository, arguments: Arguments) -> Answer:
     """Take note of the end of a commit; the merged images are then closed."""
     with locked(repository, arguments, "commit") as disk:
-        found = Datapaths(repository.settings).find(disk)
+        found = Datapaths(repository.settings).settle(disk)
         if found is not None and isinstance(found[0], CommittingDatapath) and found[0].job(disk):
             found[0].finish_commit(disk)
         return {}
@@ -136,7 +137,7 @@ def _commit_stop(repository: Repository, arguments: Arguments) -> Answer:
     `done` leaves it to be finished; any other end is taken note of. Raises `Busy` when it goes on.
     """
     with locked(repository, arguments, "commit") as disk:
-        found = Datapaths(repository.settings).find(disk)
+        found = Datapaths(repository.settings).settle(disk)
         if found is None:
             return {"served": False, **job_answer(None)}
         datapath = found[0]
@@ -222,7 +223,7 @@ ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
 
 
 def _committing(repository: Repository, disk: Disk) -> tuple[CommittingDatapath, Served]:
-    found = Datapaths(repository.settings).find(disk)
+    found = Datapaths(repository.settings).settle(disk)
     if found is None:
         raise VdiMissing(f"no process of this host serves {disk.vdi}")
     datapath, served = found

@@ -19,7 +19,7 @@ def _mirror_start(repository: Repository, arguments: Arguments) -> Answer:
     """Begin to copy the leaf of a disk into the image `into` below it, and go on with that."""
     with locked(repository, arguments, "mirror") as disk:
         into = _into(repository, arguments, disk)
-        found = Datapaths(repository.settings).find(disk)
+        found = Datapaths(repository.settings).settle(disk)
         if found is None:
             raise VdiMissing(f"no process of this host serves {disk.vdi}")
         if not isinstance(found[0], MirroringDatapath):
@@ -33,7 +33,7 @@ def _mirror_start(repository: Repository, arguments: Arguments) -> Answer:
 def _mirror_look(repository: Repository, arguments: Arguments) -> Answer:
     """How far the mirror of a disk is; `none` when no process has one."""
     with locked(repository, arguments, "mirror") as disk:
-        found = Datapaths(repository.settings).find(disk)
+        found = Datapaths(repository.settings).settle(disk)
         if found is None or not isinstance(found[0], MirroringDatapath):
             return job_answer(None)
         return job_answer(found[0].mirror(disk))

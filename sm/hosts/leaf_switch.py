@@ -147,7 +147,7 @@ def settle(repository: Repository, disk: Disk) -> bool:
 
     The lock of the disk is held, and the SR's.
     """
-    found = Datapaths(repository.settings).find(disk)
+    found = Datapaths(repository.settings).settle(disk)
     entry = naming.entry_of(repository, disk.vdi)
     if entry is None or found is None:
         return found is not None
@@ -173,7 +173,7 @@ class _TooMuch(SmError):
 
 
 def _running(repository: Repository, disk: Disk) -> tuple[Datapath, Served]:
-    found = Datapaths(repository.settings).find(disk)
+    found = Datapaths(repository.settings).settle(disk)
     if found is None:
         raise SmError(f"no process of this host serves {disk.vdi}", name="VDIMissing")
     if found[1].paused or found[1].read_only:

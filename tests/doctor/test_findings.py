@@ -20,6 +20,7 @@ from sm.doctor.finding import (
     RemoveLink,
     ResetKey,
     Scan,
+    SettleStart,
     finding_codes,
 )
 from sm.doctor.findings import findings
@@ -176,6 +177,7 @@ CASES: Mapping[str, Callable[[], Facts]] = {
     "key-without-process": lambda: replace(WELL, uses=(USE,)),
     "host-silent": lambda: replace(WELL, uses=(replace(USE, served=None, problem="silence"),)),
     "host-unknown": lambda: replace(WELL, uses=(replace(USE, served=None, known=False),)),
+    "start-unfinished": lambda: replace(WELL, half_started=("d",)),
     "waits-for-space": lambda: _waiting(keys.WAITS_FOR_SPACE),
     "waits-for-master": lambda: _waiting(keys.WAITS_FOR_MASTER),
     "stale-claim": lambda: replace(WELL, claims=(_claim("changing-d", Life.ENDED, merge=False),)),
@@ -240,6 +242,7 @@ def _remedies(found: list[Finding]) -> list[object]:
         ("record-differs", Scan()),
         ("names-differ", Scan()),
         ("dead-link", RemoveLink("d")),
+        ("start-unfinished", SettleStart("d")),
         ("image-unreadable", None),
         ("image-corrupt", None),
         ("stranger", None),
@@ -317,7 +320,7 @@ def test_another_host_than_the_master_judges_only_what_is_its_own() -> None:
         if made.access is not Access.ATTACHED:
             continue
         found = [each.code for each in findings(replace(made, master=False))]
-        own = ("stale-activating", "foreign-mark", "dead-link")
+        own = ("stale-activating", "foreign-mark", "dead-link", "start-unfinished")
         assert found == ([code] if code in own or code.startswith(("key", "host")) else [])
 
 

@@ -116,6 +116,14 @@ class TapdiskDatapath(CommittingDatapath):
                     found.append(self._served(vbd.note, paused=vbd.paused))
         return found
 
+    def half_started(self) -> list[Disk]:
+        """The disks whose tapdisk has not opened its leaf, as far as is noted and seen."""
+        return self._life.half_started()
+
+    def settle(self, disk: Disk) -> None:
+        """Take down what was started for a disk, and did not come to open its leaf."""
+        self._life.settle(disk)
+
     @refusing()
     def refresh(self, disk: Disk, chain: Sequence[ImageRef]) -> None:
         """Pause, make the leaf name the next image, resume on the new leaf.

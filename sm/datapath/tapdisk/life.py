@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sm.cowutil.base import ImageRef
+from sm.datapath import tokens
 from sm.datapath.base import DatapathFailed, Disk, OutcomeUnknown
 from sm.datapath.state import Note, Notes
 from sm.datapath.tapdisk import processes
@@ -89,14 +91,20 @@ def noted_commit(note: Note) -> Commit | None:
     return None if noted is None else Commit.parse(noted)
 
 
+CONTROL = "control"
+"""In a note: the control directory that its tapdisk was started with."""
+
+
 class Life:
-    """Starts, finds and ends; notes below `folder`, sockets and markers below `control`."""
+    """Starts, finds and ends; notes below `folder`.
+
+    Sockets and markers are below `control` for what is started now, else where the note says.
+    """
 
     def __init__(self, folder: Path, control: Path, binary: str, patience: Patience) -> None:
         self._folder = folder
         self._notes = Notes(folder)
         self._control_folder = control
-        self._minors = Minors(control / "tapdisk")
         self._binary = binary
         self._patience = patience
 
@@ -114,6 +122,16 @@ class Life:
             if note is not None:
                 yield note
 
+    def half_started(self) -> list[Disk]:
+        """The disks whose notes have no process, and none that has the leaf open."""
+        return [each.disk for each in self._notes if not each.pid and not self._ready(each)]
+
+    def settle(self, disk: Disk) -> None:
+        """End what is half started."""
+        note = self._notes.read(disk)
+        if note is not None and note.pid == 0 and not self._ready(note):
+            self.end(disk)
+
     def look(self, disk: Disk) -> Vbd | None:
         """The VBD of a disk; None when no tapdisk has it open.
 
@@ -125,7 +143,7 @@ class Life:
 
     def vbd(self, note: Note) -> Vbd | None:
         """The same for a note that `note` gave."""
-        control = self._control(note.pid)
+        control = self._control(note, note.pid)
         try:
             vbds = control.list()
         except OutcomeUnknown:
@@ -146,18 +164,20 @@ class Life:
 
     def start(self, disk: Disk, chain: Sequence[ImageRef], *, read_only: bool) -> Note:
         """Start a tapdisk and have it open the chain. What fails is undone."""
-        note = self._notes.write(Note(disk, tuple(chain), read_only))
+        extra: dict[str, Any] = {CONTROL: str(self._control_folder)}
+        note = Note(disk, tuple(chain), read_only, extra=extra, token=tokens.new())
+        self._notes.write(note)
         try:
-            minor = self._minors.allocate(self._owner(disk))
-            pid = processes.start(self._binary, self._owner(disk), self._patience.start)
-            control = self._control(pid)
+            minor = self._minors(note).allocate(self._owner(disk))
+            pid = processes.start(self._binary, self._owner(disk), self._patience.start, note.token)
+            control = self._control(note, pid)
             if control.pid() != pid:
                 raise DatapathFailed(f"another process answers on the socket of tapdisk {pid}")
             control.attach(minor)
             control.open(
                 minor, argument(chain[0]), read_only=read_only, seconds=self._patience.open
             )
-            return self._notes.write(replace(note, extra={"minor": minor}).of_process(pid))
+            return self._notes.write(replace(note, extra={**extra, "minor": minor}).of_process(pid))
         except BaseException as error:
             try:
                 self.end(disk)
@@ -172,14 +192,17 @@ class Life:
         images open.
         """
         note = self._notes.read(disk)
-        failure: DatapathFailed | None = None
-        if note is not None:
-            pid = note.pid if note.alive else None
-            if note.pid == 0:
-                pid = processes.find(self._control_folder, self._owner(disk))
-            failure = None if pid is None else self._take_down(pid)
-        for minor in self._minors.owned(self._owner(disk)):
-            self._minors.free(minor)
+        if note is None:
+            return
+        pid = note.pid if note.alive else None
+        if note.pid == 0:
+            pid = processes.find(self._folder_of(note), self._owner(disk))
+        failure = None if pid is None else self._take_down(note, pid)
+        if note.pid == 0 and note.token:
+            tokens.end(note.token)  # what had no control socket yet
+        minors = self._minors(note)
+        for minor in minors.owned(self._owner(disk)):
+            minors.free(minor)
         self._notes.forget(disk)
         if failure is not None:
             raise failure
@@ -208,27 +231,34 @@ class Life:
 
     def nbd_socket(self, note: Note) -> Path:
         """Where tapdisk answers NBD clients."""
-        return self._control_folder / f"nbd{note.pid}.{note.extra['minor']}"
+        return self._folder_of(note) / f"nbd{note.pid}.{note.extra['minor']}"
+
+    def _ready(self, note: Note) -> bool:
+        """Whether a process that is not noted has the leaf of a note open; it is noted then."""
+        try:
+            return self._adopted(note) is not None
+        except OutcomeUnknown:
+            return False  # it answers nobody, so nobody was given it
 
     def _adopted(self, note: Note) -> Note | None:
         """A note completed with the process that was started for it and has its leaf open."""
-        pid = processes.find(self._control_folder, self._owner(note.disk))
+        pid = processes.find(self._folder_of(note), self._owner(note.disk))
         if pid is None:
             return None
         wanted = argument(note.chain[0])
-        for each in self._control(pid).list():
+        for each in self._control(note, pid).list():
             if each.argument == wanted:
                 extra = {**note.extra, "minor": each.minor}
                 return self._notes.write(replace(note, extra=extra).of_process(pid))
         return None
 
-    def _take_down(self, pid: int) -> DatapathFailed | None:
+    def _take_down(self, note: Note, pid: int) -> DatapathFailed | None:
         """End a process of ours; returns what went wrong while it had images open."""
         started = start_time(pid)
         if started is None:
             return None
         failure: DatapathFailed | None = None
-        control, opened, attached = self._control(pid), True, True
+        control, opened, attached = self._control(note, pid), True, True
         try:
             vbds = control.list()
             attached = bool(vbds)
@@ -249,8 +279,15 @@ class Life:
             processes.kill(pid, started, self._patience.stop)
         return failure
 
-    def _control(self, pid: int) -> Control:
-        return Control(self._control_folder / f"ctl{pid}", self._patience.answer)
+    def _folder_of(self, note: Note) -> Path:
+        """Where its tapdisk is reached; earlier versions noted no folder."""
+        return Path(note.extra.get(CONTROL, self._control_folder))
+
+    def _minors(self, note: Note) -> Minors:
+        return Minors(self._folder_of(note) / "tapdisk")
+
+    def _control(self, note: Note, pid: int) -> Control:
+        return Control(self._folder_of(note) / f"ctl{pid}", self._patience.answer)
 
     def _owner(self, disk: Disk) -> str:
         return str(self._folder / disk.vdi)

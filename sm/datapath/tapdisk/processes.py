@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from sm import process
+from sm.datapath import tokens
 from sm.datapath.base import DatapathFailed, OutcomeUnknown
 from sm.owner import start_time
 
@@ -21,15 +22,18 @@ SOCKET = re.compile(r"ctl([0-9]{1,9})")
 POLL_SECONDS = 0.005
 
 
-def start(binary: str, owner: str, seconds: float) -> int:
+def start(binary: str, owner: str, seconds: float, token: str = "") -> int:
     """Start a tapdisk for `owner`; it answers on its control socket when this returns its pid.
+
+    It carries `token`; see `sm.datapath.tokens`.
 
     It may lock as much memory as it likes: it ends at once where it cannot.
     """
     # Its own command line has no room for a mark: it takes no arguments.
     # Through a shell, because `env` takes a program with "=" in its path for one more variable.
     command = ["env", f"{MARK}={owner}", "sh", "-c", 'exec "$0"', binary]
-    ended = process.run(command, timeout=seconds, limited=False)
+    carried = {tokens.VARIABLE: token}
+    ended = process.run(command, timeout=seconds, limited=False, environment=carried)
     told = ended.stdout.strip()
     name = SOCKET.fullmatch(told.rpartition("/")[2])
     if name is None:
