@@ -297,6 +297,19 @@ class CowUtil(ImageFormat):
     that has the chain open may merge its images.
     """
 
+    def moves_to_grow(self, path: Path, virtual_size: int) -> bool:
+        """Whether growing the disk to `virtual_size` moves what readers may have found already.
+
+        Where `merged_beside`, `coalesce` may grow its target only if it does not.
+        """
+        del path, virtual_size
+        return False
+
+    def moves_to_relink(self, path: Path, parent: Path) -> bool:
+        """Whether naming `parent` does so; then nobody may have the image open."""
+        del path, parent
+        return False
+
     copies_by_tool: ClassVar[bool] = False
     """Whether `coalesce` has an external tool copy, which keeps to `bytes_per_second` by itself."""
 

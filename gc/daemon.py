@@ -168,10 +168,9 @@ def _serve(repository: Repository, stop: _Stop, *, supervised: bool) -> None:
     """Collect until told to stop, or until the SR is not this host's to collect any more."""
     settings = repository.settings
     while not stop.told.is_set():
-        attached = Attachments(settings.run / "attached").since(repository.uuid)
         setting = Setting(
             Mode.SERVICE,
-            quiet_until=attached + settings.gc_quiet_seconds if supervised else 0.0,
+            quiet_seconds=_quiet_seconds(repository) if supervised else 0.0,
             parent=SUPERVISED_STDIN if supervised else None,
             crash=stop.crash,
         )
@@ -193,6 +192,13 @@ def _serve(repository: Repository, stop: _Stop, *, supervised: bool) -> None:
             repository.require_attached()
         except SmError:
             return
+
+
+def _quiet_seconds(repository: Repository) -> float:
+    """How much is left of the quiet time after the attach; all of it where the clock was ahead."""
+    quiet = repository.settings.gc_quiet_seconds
+    attached = Attachments(repository.settings.run / "attached").since(repository.uuid)
+    return min(quiet, max(0.0, attached + quiet - time.time()))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
 from sm import claims, keys, watching
+from sm.datapath import losses
 from sm.datapath.base import Disk, Endpoint, GrowingDatapath
 from sm.datapath.choose import Datapaths
 from sm.datapath.links import Links
@@ -109,6 +110,7 @@ def reset(repository: Repository, vdi_uuid: str, host_ref: str, *, certain: bool
     except HostUnreachable:
         if not certain:
             raise
+    losses.forget(repository.settings.run / "datapath", vdi_uuid)
     repository.pool.remove_from_vdi_sm_config(record.ref, keys.host_key(host_ref))
     owner = record.sm_config.get(keys.ACTIVATING)
     hosts = {host.uuid: host.ref for host in repository.pool.hosts()}

@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Protocol, Self
@@ -76,13 +77,33 @@ def no_space(file: BlockFile) -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.path))
 
 
-class ImageFile:
-    """A file descriptor as a `BlockFile`; `descriptor` may be read from directly."""
+def nobody(reason: str) -> None:
+    """Nobody is told of a loss."""
+    del reason
 
-    def __init__(self, path: Path, descriptor: int, resizable: bool) -> None:
+
+@dataclass(slots=True)
+class Fate:
+    """Whether something that was written to an open file may be lost; `told` is called then."""
+
+    lost: bool = False
+    told: Callable[[str], None] = nobody
+
+
+class ImageFile:
+    """A file descriptor as a `BlockFile`; `descriptor` may be read from directly.
+
+    After a flush that failed nothing can be written or flushed any more (EIO): the system may have
+    dropped what it could not write, and says so once only. `fate` tells.
+    """
+
+    def __init__(
+        self, path: Path, descriptor: int, resizable: bool, fate: Fate | None = None
+    ) -> None:
         self.path = path
         self.resizable = resizable
         self.descriptor = descriptor
+        self.fate = fate or Fate()
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -93,7 +114,7 @@ class ImageFile:
     def again(self, path: Path) -> Self:
         """The same open file, by its present name `path`; a lock ends when both are closed."""
         descriptor = fcntl.fcntl(self.descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
-        return type(self)(path, descriptor, self.resizable)
+        return type(self)(path, descriptor, self.resizable, self.fate)
 
     def size(self) -> int:
         """The present length in bytes, of a block device too."""
@@ -112,6 +133,7 @@ class ImageFile:
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`; durable after the next flush."""
+        self._require_kept()
         rest = memoryview(data).cast("B")
         while rest:
             count = os.pwrite(self.descriptor, rest, offset)
@@ -120,8 +142,15 @@ class ImageFile:
 
     def flush(self) -> None:
         """Make everything written so far durable."""
-        # fdatasync also makes a changed length durable.
-        os.fdatasync(self.descriptor)
+        self._require_kept()
+        try:
+            # fdatasync also makes a changed length durable.
+            os.fdatasync(self.descriptor)
+        except OSError as error:
+            self.fate.lost = True
+            self.fate.told(f"{self.path.name} could not be synced: {error.strerror}")
+            # Whatever it was: that there is space again brings nothing back.
+            raise self._lost() from error
 
     def truncate(self, size: int) -> None:
         """Set the length of a regular file."""
@@ -137,6 +166,13 @@ class ImageFile:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+    def _require_kept(self) -> None:
+        if self.fate.lost:
+            raise self._lost()
+
+    def _lost(self) -> OSError:
+        return OSError(errno.EIO, "what was written before a failed sync is lost", str(self.path))
 
 
 def open_file(path: Path, access: Access) -> ImageFile:

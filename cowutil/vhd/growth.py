@@ -20,13 +20,20 @@ import numpy as np
 
 from sm.cowutil.errors import SizeOutOfRange
 from sm.cowutil.vhd.batmap import checksum_of
-from sm.cowutil.vhd.block_file import read
+from sm.cowutil.vhd.block_file import BlockFile, read
 from sm.cowutil.vhd.change import free_room, replace_header
 from sm.cowutil.vhd.footer import MAX_VIRTUAL_SIZE
 from sm.cowutil.vhd.geometry import SECTOR
 from sm.cowutil.vhd.header import UNUSED, Header, pack_batmap_header
-from sm.cowutil.vhd.headers import MAX_BLOCKS, batmap_header, has_batmap, metadata_ranges
+from sm.cowutil.vhd.headers import (
+    MAX_BLOCKS,
+    Headers,
+    batmap_header,
+    has_batmap,
+    metadata_ranges,
+)
 from sm.cowutil.vhd.layout import batmap_sectors, round_up, table_size, tables_size
+from sm.cowutil.vhd.tables import Tables
 from sm.cowutil.vhd.writer import ImageWriter
 
 GRANULARITY = 2 << 20
@@ -55,19 +62,38 @@ def largest_table(header: Header) -> int:
     return min(MAX_VIRTUAL_SIZE // header.block_size, MAX_BLOCKS)
 
 
+def grows_in_place(file: BlockFile, headers: Headers, tables: Tables, virtual_size: int) -> bool:
+    """Whether `grow` to `virtual_size` bytes leaves all blocks where they are."""
+    blocks = -(-round_up(virtual_size, GRANULARITY) // headers.header.block_size)
+    if blocks <= headers.header.table_entries:
+        return True
+    size = _tables_room(headers, largest_table(headers.header))
+    return free_place(file, headers, tables, size) is not None
+
+
+def free_place(file: BlockFile, headers: Headers, tables: Tables, size: int) -> int | None:
+    """The byte where `size` bytes are free in front of all blocks, where there are so many."""
+    ranges = metadata_ranges(file, headers)
+    used = tables.bat[tables.bat != UNUSED]
+    start = round_up(tables.metadata_end, SECTOR)
+    lowest = int(used.min()) * SECTOR if len(used) else start + size
+    return free_room(headers, ranges, lowest, size)
+
+
 def make_room(writer: ImageWriter, size: int) -> int:
     """The byte where `size` bytes are free in front of all blocks; blocks in the way move."""
-    ranges = metadata_ranges(writer.file, writer.headers)
-    used = writer.tables.bat[writer.tables.bat != UNUSED]
-    start = round_up(writer.tables.metadata_end, SECTOR)
-    lowest = int(used.min()) * SECTOR if len(used) else start + size
-    found = free_room(writer.headers, ranges, lowest, size)
+    found = free_place(writer.file, writer.headers, writer.tables, size)
     if found is None:
-        found = start
+        found = round_up(writer.tables.metadata_end, SECTOR)
     writer.reserve(found + size)
     positions = writer.tables.bat[writer.tables.allocated].astype(np.int64) * SECTOR
     writer.relocate(writer.tables.allocated[positions < found + size])
     return found
+
+
+def _tables_room(headers: Headers, entries: int) -> int:
+    """What a table of `entries`, and a batmap where there is one, takes; bytes."""
+    return tables_size(entries) if has_batmap(headers.footer) else table_size(entries)
 
 
 def blank_behind(writer: ImageWriter, size: int) -> None:
@@ -92,7 +118,7 @@ def add_tables(writer: ImageWriter, entries: int) -> None:
     """Give the image a table of `entries` and a batmap in a new place, with the same contents."""
     file, headers = writer.file, writer.headers
     with_batmap = has_batmap(headers.footer)
-    at = make_room(writer, tables_size(entries) if with_batmap else table_size(entries))
+    at = make_room(writer, _tables_room(headers, entries))
     table = np.full(table_size(entries) // 4, UNUSED, dtype=">u4")
     table[: len(writer.tables.bat)] = writer.tables.bat
     file.write(at, table.tobytes())

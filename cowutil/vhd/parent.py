@@ -87,13 +87,28 @@ def relink(file: BlockFile, headers: Headers, parent: ParentIdentity, now: float
     return True
 
 
+def has_slot(file: BlockFile, headers: Headers, name: str) -> bool:
+    """Whether `relink` finds space for locators of `name`; nothing is changed."""
+    size = slot_size(file.path, name)
+    limit = max(end for _, end in metadata_ranges(file, headers))
+    bare = replace(headers, sparse=_with_one_locator(file, headers))
+    return any(
+        free_room(each, metadata_ranges(file, each), limit, size) is not None
+        for each in (headers, bare)
+    )
+
+
 def _drop_locators(file: BlockFile, headers: Headers) -> Headers:
+    header = _with_one_locator(file, headers)
+    replace_header(file, headers, header)
+    return replace(headers, sparse=header, from_spare=False)
+
+
+def _with_one_locator(file: BlockFile, headers: Headers) -> Header:
     def fetch(offset: int, length: int) -> bytes:
         return read(file, offset, length)
 
-    header = one_locator(file.path, headers.header, fetch)
-    replace_header(file, headers, header)
-    return replace(headers, sparse=header, from_spare=False)
+    return one_locator(file.path, headers.header, fetch)
 
 
 def relink_at(

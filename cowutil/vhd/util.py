@@ -39,7 +39,14 @@ from sm.cowutil.vhd.locator import (
     slot_size,
     spells_one_name,
 )
-from sm.cowutil.vhd.parent import ParentIdentity, identify_parent, relink, relink_at, without_parent
+from sm.cowutil.vhd.parent import (
+    ParentIdentity,
+    has_slot,
+    identify_parent,
+    relink,
+    relink_at,
+    without_parent,
+)
 
 if TYPE_CHECKING:
     from sm.cowutil.extents import Extents
@@ -243,6 +250,29 @@ class VhdUtil(CowUtil):
         from sm.cowutil.vhd.coalesce import pull  # noqa: PLC0415
 
         return pull(chain, count, progress, steps, self._open_file)
+
+    def moves_to_grow(self, path: Path, virtual_size: int) -> bool:
+        """Whether the table needs another place, and there is none in front of all blocks."""
+        from sm.cowutil.vhd.growth import grows_in_place  # noqa: PLC0415
+        from sm.cowutil.vhd.tables import load_tables  # noqa: PLC0415
+
+        with self._opened(path, Access.READ) as file:
+            headers = load_headers(file)
+            if headers.sparse is None:
+                return False
+            return not grows_in_place(file, headers, load_tables(file, headers), virtual_size)
+
+    def moves_to_relink(self, path: Path, parent: Path) -> bool:
+        """Whether there is no place in front of all blocks for new locators."""
+        with self._opened(path, Access.READ) as file:
+            headers = load_headers(file)
+            if headers.footer.kind is not Kind.DIFFERENCING or has_slot(file, headers, parent.name):
+                return False
+            from sm.cowutil.vhd.growth import free_place  # noqa: PLC0415
+            from sm.cowutil.vhd.tables import load_tables  # noqa: PLC0415
+
+            size = slot_size(path, parent.name)
+            return free_place(file, headers, load_tables(file, headers), size) is None
 
     def names_one_parent(self, path: Path) -> bool:
         """Whether all locators of a differencing image name the one parent that `info` tells.

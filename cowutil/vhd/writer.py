@@ -14,8 +14,8 @@ by the first new block; its copy at byte 0 stays, and counts.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -56,7 +56,8 @@ class ImageWriter:
         self._bits: dict[int, npt.NDArray[np.bool_]] = {}
         self._dirty: set[int] = set()
         self._new: set[int] = set()
-        self._failed = False
+        self._torn = False
+        """Whether a place that was not taken after all may have been written to."""
         self._tail = data_end(headers, self.tables)
         if headers.from_spare:
             replace_header(file, headers, headers.header)
@@ -153,14 +154,25 @@ class ImageWriter:
     def commit(self) -> None:
         """Make all that was written durable and visible, in the order above.
 
-        After a failure nothing more can be committed: the system may have dropped what could not be
-        written, and a later flush would say nothing of it. EIO then; open the image anew.
+        After a failure to write, as for lack of space, it may be called again: each step repeats
+        what it may have done. After a flush that failed, `file` lets nothing more through.
         """
-        if self._failed:
-            raise OSError(errno.EIO, "an earlier commit failed", str(self.file.path))
-        self._failed = True
-        self._commit()
-        self._failed = False
+        if self.file.resizable and (self._new or self._torn):
+            self.file.write(self._tail, self.headers.footer.pack())
+            if self._torn:
+                self.file.truncate(self._tail + FOOTER_SIZE)
+                self._torn = False
+        self.file.flush()
+        if self._new:
+            self._write_table(np.array(sorted(self._new), dtype=np.int64))
+            self.file.flush()
+            self._new.clear()
+        if self._dirty:
+            for block in sorted(self._dirty):
+                position = int(self.tables.bat[block]) * SECTOR
+                self.file.write(position, np.packbits(self._bits[block]).tobytes())
+            self.file.flush()
+            self._dirty.clear()
 
     def forget(self, block: int, sectors: slice) -> None:
         """No longer hold `sectors` of an allocated `block`, from the next commit on.
@@ -244,21 +256,6 @@ class ImageWriter:
         self.headers = replace(self.headers, footer=footer)
         self.seal()
 
-    def _commit(self) -> None:
-        if self._new and self.file.resizable:
-            self.file.write(self._tail, self.headers.footer.pack())
-        self.file.flush()
-        if self._new:
-            self._write_table(np.array(sorted(self._new), dtype=np.int64))
-            self._new.clear()
-            self.file.flush()
-        if self._dirty:
-            for block in sorted(self._dirty):
-                position = int(self.tables.bat[block]) * SECTOR
-                self.file.write(position, np.packbits(self._bits[block]).tobytes())
-            self._dirty.clear()
-            self.file.flush()
-
     def _footer_offset(self) -> int:
         return self._tail if self.file.resizable else self.file.size() - FOOTER_SIZE
 
@@ -266,30 +263,59 @@ class ImageWriter:
         held = held[held[:, 1] > held[:, 0]]
         if len(held) == 0:
             return
-        if self.is_allocated(block):
-            base = self.offset_of(block) + within
-            for start, end in held.tolist():
-                self.file.write(base + start, data[start:end])
-        else:
+        pieces = held.tolist()
+        if not self.is_allocated(block):
             self._allocate(block)
-            self.file.write(self.offset_of(block) + within, data)
+            pieces = [(0, len(data))]
+        base = self.offset_of(block) + within
+        try:
+            for start, end in pieces:
+                self.file.write(base + start, data[start:end])
+        except OSError:
+            self._blank_unheld(block, within, within + len(data))
+            raise
         for start, end in held.tolist():
             self._mark(block, within + start, within + end)
+
+    def _blank_unheld(self, block: int, start: int, end: int) -> None:
+        """Take back what a write that failed may have put where nothing is held.
+
+        It has no bit, but there are readers that look at none. On a volume it stays.
+        """
+        first = start // SECTOR
+        unheld = first + np.flatnonzero(~self.present(block)[first : end // SECTOR])
+        if len(unheld):
+            # Whoever writes is told of the first failure alone.
+            with suppress(OSError):
+                for low, high in _neighbours(unheld):
+                    place = self.offset_of(block) + low * SECTOR
+                    self.file.discard(place, (high - low) * SECTOR)
 
     def _allocate(self, block: int) -> None:
         """Give `block` a place with a zero bitmap and zero data, in memory only."""
         self._make_room_for_bits()
         header = self.headers.header
+        before = self._tail
         position = self._next_place()
+        try:
+            self._blank(position)
+        except OSError:
+            # The place stays free; the footer may have been overwritten, or lie within the file.
+            self._tail, self._torn = before, True
+            raise
+        self.tables.bat[block] = position // SECTOR
+        self._bits[block] = np.zeros(header.block_size // SECTOR, dtype=np.bool_)
+        self._new.add(block)
+
+    def _blank(self, position: int) -> None:
+        """Write the zeroes of a new block: its bitmap, and its data where there is no hole."""
+        header = self.headers.header
         self.file.write(position, bytes(header.bitmap_size))
         if not self.file.resizable:
             # Behind the end of a regular file there is a hole; a volume holds what was there.
             for at in range(0, header.block_size, len(ZEROES)):
                 rest = memoryview(ZEROES)[: header.block_size - at]
                 self.file.write(position + header.bitmap_size + at, rest)
-        self.tables.bat[block] = position // SECTOR
-        self._bits[block] = np.zeros(header.block_size // SECTOR, dtype=np.bool_)
-        self._new.add(block)
 
     def _next_place(self) -> int:
         """Take the next place for a block; ENOSPC where a volume or the format ends."""

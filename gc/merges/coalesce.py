@@ -23,7 +23,8 @@ from sm import catalogue, users
 from sm.errors import RecordMissing, SmError
 from sm.gc.copying.control import Control
 from sm.gc.merges import merge, online
-from sm.gc.merges.merge import Done
+from sm.gc.merges.merge import Done, Postponed
+from sm.gc.plan import beside
 from sm.gc.plan.planner import Coalesce
 from sm.hosts.calls import ask
 from sm.journal import Entry
@@ -42,6 +43,8 @@ def coalesce(
     work = merge.start(repository, OPERATION, merged[0], [*merged, action.into], confirm)
     cow = repository.formats.cow(work.target.format)
     try:
+        if work.users:
+            _require_beside(repository, merged[0], action.into, work.users)
         serving = [] if cow.merged_beside else users.served(repository, work.users)
     except BaseException:
         merge.release(repository, work.entry)  # nothing is copied yet, so nothing is to be mended
@@ -92,6 +95,16 @@ def recover(repository: Repository, entry: Entry) -> None:
         finish(repository, entry)
         return
     merge.abandon(repository, entry)
+
+
+def _require_beside(
+    repository: Repository, top: str, into: str, using: Collection[users.User]
+) -> None:
+    """Raise `Postponed` where who came to use the images after the plan would see blocks move."""
+    written = {user.vdi for user in using if user.writable}
+    reason = beside.in_the_way(repository, repository.look(OPERATION).forest, top, into, written)
+    if reason is not None:
+        raise Postponed("moves-blocks", reason)
 
 
 def _in_one_go(repository: Repository, action: Coalesce) -> tuple[str, ...]:

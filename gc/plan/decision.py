@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sm import users
 from sm.cowutil.base import CowUtil
+from sm.gc.plan import beside
 from sm.gc.plan.planner import Action, Delete, Plan, Situation, plan, subject_of
 from sm.repository import Repository
 from sm.scan import Scan
@@ -25,7 +26,13 @@ class Decision:
 def decide(repository: Repository) -> Decision:
     """What should be done now. SR lock held. Changes nothing."""
     found = repository.scan_all()
-    return Decision(plan(found.forest, _situation(repository, found)), found.forest)
+    situation = _situation(repository, found)
+    first = plan(found.forest, situation)
+    # Only of what would be done beside users is it asked whether it can be, which reads tables.
+    must_wait = beside.moving(repository, found.forest, first.actions, situation)
+    if must_wait:
+        first = plan(found.forest, replace(situation, moving=must_wait))
+    return Decision(first, found.forest)
 
 
 def _situation(repository: Repository, found: Scan) -> Situation:

@@ -77,13 +77,15 @@ class Situation:
     `active`: UUID of each VDI that some host uses, and its users. `beside`: the formats of which
     images may be merged while others have them open. `no_leaf_coalesce`: UUID of each VDI that
     must keep its own image, and why. `held`: UUID of each image that unfinished work is about,
-    and which work.
+    and which work. `moving`: UUID of each image into which nothing can be merged beside readers,
+    and why.
     """
 
     active: Mapping[str, tuple[User, ...]] = field(default_factory=dict)
     beside: frozenset[str] = frozenset()
     no_leaf_coalesce: Mapping[str, str] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
+    moving: Mapping[str, str] = field(default_factory=dict)
     collect: bool = True
     coalesce: bool = True
     leaf_coalesce: bool = True
@@ -199,6 +201,8 @@ def _merge(
     users = [
         user for node in forest.subtree(bottom.uuid) for user in situation.active.get(node.uuid, ())
     ]
+    if users and bottom.uuid in situation.moving:
+        return Waiting(subject, "moves-blocks", situation.moving[bottom.uuid])
     if users:
         return _under_users(situation, subject, stretch, leaf, users)
     upwards = tuple(node.uuid for node in reversed(upper))

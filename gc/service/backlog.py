@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from sm.gc.plan import costs, decision
 from sm.gc.plan.decision import Decision
 from sm.gc.plan.planner import Action, Delete, Plan, Waiting, subject_of
 from sm.gc.plan.schedule import Candidate, Kind, due
+from sm.gc.service.clock import Clock
 from sm.gc.service.conditions import Barrier
 from sm.gc.service.jobs import Job, Work
 from sm.gc.state.ledger import Failure, Ledger, Result
@@ -43,11 +43,15 @@ class Task:
 
 
 class Backlog:
-    """The work of one SR. With `once`, nothing waits for its time, and nothing is tried twice."""
+    """The work of one SR. With `once`, nothing waits for its time, and nothing is tried twice.
 
-    def __init__(self, repository: Repository, ledger: Ledger, *, once: bool) -> None:
+    What is `now` is a moment of the `clock`.
+    """
+
+    def __init__(self, repository: Repository, ledger: Ledger, clock: Clock, *, once: bool) -> None:
         self._repository = repository
         self._ledger = ledger
+        self._clock = clock
         self._once = once
         self._tasks: list[Task] = []
         self._waiting: tuple[Waiting, ...] = ()
@@ -74,14 +78,15 @@ class Backlog:
         self._failures = {}
         if not self._once:
             with self._doing_without():
+                self._ledger.bound(sr, self._clock.wall(now))
                 self._failures = self._ledger.failures(sr)
         actions = () if recover_only else found.plan.actions
         works: list[Work] = [*recovery.unsettled(self._repository), *actions]
         self._waiting = found.plan.waiting
         subjects = {subject_of(action) for action in actions}
-        since = dict.fromkeys(subjects, now)
+        since = dict.fromkeys(subjects, self._clock.wall(now))
         with self._doing_without():
-            since = self._ledger.waiting_since(sr, subjects, now)
+            since = self._ledger.waiting_since(sr, subjects, self._clock.wall(now))
         asked = self._asked(works)
         self._tasks = [
             Task(work, self._candidate(number, work, found.forest, since, asked))
@@ -99,16 +104,17 @@ class Backlog:
             self._pauses.pop(key, None)
         elif end.result is Result.GAVE_WAY:
             pause = self._pauses.get(key, FIRST_PAUSE)
-            self._later[key] = time.time() + pause
+            self._later[key] = self._clock.now() + pause
             self._pauses[key] = min(LONGEST_PAUSE, pause * 2)
         elif end.result is Result.FAILED:
-            self._later[key] = time.time() + LONGEST_PAUSE  # unless the ledger says later
+            self._later[key] = self._clock.now() + LONGEST_PAUSE  # unless the ledger says later
         with self._doing_without():
             self._ledger.finished(job.finished)
             if end.result is Result.DONE:
                 self._ledger.succeeded(sr, subject)
             elif end.result is Result.FAILED:
-                self._ledger.failed(sr, subject, end.code, end.reason, time.time())
+                now = self._clock.wall(self._clock.now())
+                self._ledger.failed(sr, subject, end.code, end.reason, now)
         if self._once and end.result is not Result.DONE:
             self._tried[key] = Waiting(subject, end.code, end.reason)
         if isinstance(job.work, Entry) and end.result is not Result.DONE:
@@ -153,7 +159,8 @@ class Backlog:
                 code, reason = "overtaken", "somebody else has the images, or wants them"
                 if failure is not None:
                     code, reason = failure.code, failure.reason
-                found.append(Delayed(subject, code, reason, candidate.not_before))
+                next_attempt = self._clock.wall(candidate.not_before)
+                found.append(Delayed(subject, code, reason, next_attempt))
             elif barrier is not None and candidate.kind is Kind.COPY:
                 code = barrier.state.value
                 found.append(Delayed(subject, code, barrier.reason, barrier.until))
@@ -179,9 +186,9 @@ class Backlog:
     ) -> Candidate:
         subject = _subject(work)
         failure = self._failures.get(subject)
-        not_before = max(
-            self._later.get(_key(work), 0.0), 0.0 if failure is None else failure.next_attempt
-        )
+        not_before = self._later.get(_key(work), 0.0)
+        if failure is not None:
+            not_before = max(not_before, self._clock.moment(failure.next_attempt))
         if isinstance(work, Entry):
             tree = frozenset().union(*(_tree(forest, image) for image in work.images))
             if subject in asked or work.owner_ended(self._repository.settings.host_uuid):
@@ -191,7 +198,7 @@ class Backlog:
         images, tree = decision.images_of(work), _tree(forest, subject)
         kind = Kind.DELETE if isinstance(work, Delete) else Kind.COPY
         depth = max((forest.depth(uuid) for uuid in tree), default=0)
-        cost, waits = self._cost(forest, work), since[subject]
+        cost, waits = self._cost(forest, work), self._clock.moment(since[subject])
         return Candidate(number, kind, images, tree | images, depth, cost, waits, not_before)
 
     def _cost(self, forest: Forest, action: Action) -> int:

@@ -9,9 +9,12 @@ from enum import Enum
 
 from sm.errors import SmError, SrUnavailable
 from sm.gc.state.status import State
-from sm.gc.state.switches import Switches, read
+from sm.gc.state.switches import Switches, begin_anew, read
 from sm.hold import holder
 from sm.repository import Repository
+
+CLOCK_SKEW = 60.0
+"""Seconds by which the clocks of two hosts may differ."""
 
 
 class Leave(Enum):
@@ -69,6 +72,13 @@ def look(repository: Repository) -> Conditions:
         why = f"another host is the master of SR {uuid}"
         return Conditions(read(record), Leave.NOT_MASTER, why)
     return Conditions(read(record))
+
+
+def correct_pause(repository: Repository, switches: Switches, now: float) -> None:
+    """Have a pause that was set with a clock that is ahead of ours begin now, as long as it was."""
+    pause = switches.pause
+    if pause is not None and pause.since > now + CLOCK_SKEW:
+        begin_anew(repository.pool, repository.pool.sr_by_uuid(repository.uuid), pause, now)
 
 
 def barrier(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +26,8 @@ class Reporter:
     def __init__(self, repository: Repository, owner: Owner) -> None:
         self._run = repository.settings.run
         self._last = Status(repository.uuid, owner.text, State.RECOVERING, 0.0, 0.0)
+        self._written = 0.0
+        """When it was written last, by the monotonic clock."""
 
     def write(
         self,
@@ -50,11 +53,11 @@ class Reporter:
         )
         rest = replace(fresh, jobs=last.jobs, next_look=last.next_look)
         same_jobs = [job.id for job in fresh.jobs] == [job.id for job in last.jobs]
-        fresh_enough = not jobs or now - last.written < WRITE_SECONDS
+        fresh_enough = not jobs or time.monotonic() - self._written < WRITE_SECONDS
         if last.written and rest == last and same_jobs and fresh_enough:
             self.live()
             return
-        self._last = replace(fresh, written=now)
+        self._last, self._written = replace(fresh, written=now), time.monotonic()
         try:
             self._last.write(self._run)
         except OSError as error:

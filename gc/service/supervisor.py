@@ -1,8 +1,8 @@
 """One worker for each SR of which this host is the master: started, watched, started again.
 
 It holds nothing that a crash could lose: what should run follows from what is attached, and what
-runs ends when the supervisor does. A worker that says nothing for too long, seen by the age of its
-status file, is killed like one that crashed: all that it did can be taken up again.
+runs ends when the supervisor does. A worker that says nothing for too long, seen by its status
+file, which stays the same, is killed like one that crashed: all that it did can be taken up again.
 """
 
 from __future__ import annotations
@@ -49,13 +49,18 @@ STOP_SECONDS = 2.5
 
 @dataclass
 class _Charge:
-    """One SR: its worker, and when and how that may be started (again). Times are monotonic."""
+    """One SR: its worker, and when and how that may be started (again). Times are monotonic.
+
+    `sign`: the last sign of life that was seen of it, `heard` when it was seen first.
+    """
 
     sr: str
     child: process.Child | None = None
     started: float = 0.0
     delay: float = 0.0
     not_before: float = 0.0
+    sign: int | None = None
+    heard: float = 0.0
 
 
 class Supervisor:
@@ -174,14 +179,15 @@ class Supervisor:
         return found is not None and found.state is not State.STOPPED
 
     def _hangs(self, charge: _Charge) -> bool:
-        limit = self._settings.gc_hang_seconds
-        if time.monotonic() - charge.started < limit:
-            return False
+        """Whether its sign of life is the same for too long; how old it says to be counts not."""
+        now = time.monotonic()
         try:
-            written = status_path(self._settings.run, charge.sr).stat().st_mtime
+            sign = status_path(self._settings.run, charge.sr).stat().st_mtime_ns
         except FileNotFoundError:
-            return True
-        return time.time() - written > limit
+            sign = None
+        if sign is not None and sign != charge.sign:
+            charge.sign, charge.heard = sign, now
+        return now - max(charge.started, charge.heard) > self._settings.gc_hang_seconds
 
     def _end_all(self) -> None:
         """Tell all workers to stop, and see that they do."""

@@ -27,6 +27,7 @@ from sm.gc.plan.planner import Action
 from sm.gc.plan.schedule import Candidate, Kind, Running
 from sm.gc.service import conditions
 from sm.gc.service.backlog import Backlog, Task
+from sm.gc.service.clock import Clock
 from sm.gc.service.conditions import Barrier, Conditions
 from sm.gc.service.ear import AT_REST, ENDED, Ear, asked_by
 from sm.gc.service.jobs import Job
@@ -74,11 +75,11 @@ class Mode(Enum):
 class Setting:
     """What surrounds a worker. `parent`: the descriptor of a pipe whose end it must not outlive.
 
-    `quiet_until`: before then nothing is copied by itself, in seconds since 1970.
+    `quiet_seconds`: for so long nothing is copied by itself.
     """
 
     mode: Mode
-    quiet_until: float = 0.0
+    quiet_seconds: float = 0.0
     parent: int | None = None
     progress: Progress = no_progress
     crash: Callable[[], None] | None = None
@@ -94,7 +95,10 @@ class Worker:
         self._once = setting.mode is not Mode.SERVICE
         self._copies = settings.gc_parallel
         self._repository = replace(repository, formats=Formats(self._run_tool))
-        self._backlog = Backlog(self._repository, Ledger(settings.ledger), once=self._once)
+        self._clock = Clock()
+        self._quiet_until = self._clock.now() + setting.quiet_seconds
+        ledger = Ledger(settings.ledger)
+        self._backlog = Backlog(self._repository, ledger, self._clock, once=self._once)
         owner = Owner.this_process(settings.host_uuid, "sm-gc")
         self._reporter = Reporter(self._repository, owner)
         self._ear: Ear | None = None
@@ -142,11 +146,11 @@ class Worker:
 
     def unfinished(self) -> tuple[Barrier | None, Backlog]:
         """Why nothing more is copied, and what was tried in vain, after `run` has ended."""
-        return self._barrier(time.time()), self._backlog
+        return self._barrier(self._clock.now()), self._backlog
 
     def _turn(self, ear: Ear) -> bool:
         """Look where it is time to, and start what may start; whether all is done."""
-        now = time.time()
+        now = self._clock.now()
         messages = ear.heard()
         asking = [name for name in map(asked_by, messages) if name is not None]
         if asking:
@@ -185,6 +189,7 @@ class Worker:
 
     def _heed(self, found: Conditions, now: float) -> None:
         """Go by the switches as they are now; copies that are not to be go no further."""
+        conditions.correct_pause(self._repository, found.switches, self._clock.wall(now))
         if found.switches != self._switches:
             self._look_at = 0.0
             for problem in found.switches.problems:
@@ -215,8 +220,10 @@ class Worker:
 
     def _barrier(self, now: float) -> Barrier | None:
         hurry = self._once or bool(self._askers)
-        quiet = self._setting.quiet_until
-        return conditions.barrier(self._switches, now, quiet_until=quiet, hurry=hurry)
+        wall = self._clock.wall
+        return conditions.barrier(
+            self._switches, wall(now), quiet_until=wall(self._quiet_until), hurry=hurry
+        )
 
     # Working
 
@@ -267,11 +274,11 @@ class Worker:
 
     def _halt_all(self) -> None:
         """Have all jobs stop, and wait until they have, for at most `STOP_SECONDS`."""
-        now, deadline = time.time(), time.monotonic() + STOP_SECONDS
+        now, deadline = self._clock.now(), time.monotonic() + STOP_SECONDS
         for job in self._jobs:
             job.control.halt(Cancelled("told to stop"))
         if self._jobs:
-            self._reporter.write(State.STOPPING, now, jobs=self._jobs)
+            self._reporter.write(State.STOPPING, self._clock.wall(now), jobs=self._jobs)
         for job in self._jobs:
             while not job.join(max(0.0, deadline - time.monotonic())):
                 if self._setting.crash is not None:
@@ -280,7 +287,7 @@ class Worker:
                     self._setting.crash()
                 deadline = time.monotonic() + STOP_SECONDS
         waiting = self._backlog.delayed(None, now, self._busy())
-        self._reporter.write(State.STOPPED, now, waiting=waiting)
+        self._reporter.write(State.STOPPED, self._clock.wall(now), waiting=waiting)
 
     def _tidy(self) -> None:
         """Bring the records in line, now that nothing is under way."""
@@ -333,10 +340,10 @@ class Worker:
             detail = barrier.reason
         self._reporter.write(
             state,
-            now,
+            self._clock.wall(now),
             jobs=self._jobs,
             waiting=self._backlog.delayed(barrier, now, self._busy()),
-            next_look=self._look_at,
+            next_look=self._clock.wall(self._look_at),
             detail=detail,
         )
 
@@ -351,7 +358,7 @@ class Worker:
 
     def _patience(self) -> float:
         """Seconds until there may be something to do without anybody saying so."""
-        now = time.time()
+        now = self._clock.now()
         if self._jobs:
             return BUSY_SECONDS
         times = [now + GLANCE_SECONDS, self._look_at]

@@ -190,8 +190,7 @@ class Ledger:
                 "SELECT count FROM failure WHERE sr = ? AND subject = ?", (sr, subject)
             ).fetchone()
             count = 1 + (row[0] if row else 0)
-            delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(count - 1, 20))
-            failure = Failure(subject, code, reason, count, now + delay)
+            failure = Failure(subject, code, reason, count, now + delay_after(count))
             database.execute(
                 "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?, ?)",
                 (sr, subject, code, reason, count, failure.next_attempt),
@@ -214,13 +213,29 @@ class Ledger:
         with self._open() as database:
             return {row[0]: Failure(*row) for row in database.execute(query, (sr,))}
 
+    def bound(self, sr: str, now: float) -> None:
+        """Have no attempt wait for longer than it could: `now` may be less than it was said to be.
+
+        What was noted with a clock that was ahead would else wait until that time comes.
+        """
+        with self._open() as database:
+            rows = database.execute(
+                "SELECT subject, count FROM failure WHERE sr = ? AND next_attempt > ?", (sr, now)
+            ).fetchall()
+            for subject, count in rows:
+                database.execute(
+                    "UPDATE failure SET next_attempt = min(next_attempt, ?)"
+                    " WHERE sr = ? AND subject = ?",
+                    (now + delay_after(count), sr, subject),
+                )
+
     # Patience
 
     def waiting_since(self, sr: str, subjects: Collection[str], now: float) -> dict[str, float]:
         """Since when each subject has been planned; those not named any more are forgotten."""
         with self._open() as database:
             known = dict(database.execute("SELECT subject, since FROM waiting WHERE sr = ?", (sr,)))
-            since = {subject: known.get(subject, now) for subject in subjects}
+            since = {subject: min(now, known.get(subject, now)) for subject in subjects}
             if since != known:
                 database.execute("DELETE FROM waiting WHERE sr = ?", (sr,))
                 database.executemany(
@@ -228,6 +243,11 @@ class Ledger:
                     [(sr, subject, time) for subject, time in since.items()],
                 )
         return since
+
+
+def delay_after(count: int) -> float:
+    """Seconds from the last of `count` failures in a row to the next attempt."""
+    return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(count - 1, 20))
 
 
 def _add_to_total(database: sqlite3.Connection, job: FinishedJob) -> None:

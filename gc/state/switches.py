@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 from sm.errors import DuplicateKey, InvalidArgument
@@ -128,6 +128,13 @@ def pause(pool: Pool, sr: SrRecord, wanted: Pause) -> None:
         except DuplicateKey:
             continue  # somebody else paused it in this moment; the last one counts
         return
+
+
+def begin_anew(pool: Pool, sr: SrRecord, present: Pause, now: float) -> None:
+    """Let a pause begin at `now`, unless it is another one by now, or none."""
+    if read(sr).pause == present:
+        length = present.until - present.since
+        pause(pool, sr, replace(present, since=now, until=now + length))
 
 
 def resume(pool: Pool, sr: SrRecord) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sm.gc.collector import Collector
 from sm.gc.plan.planner import Action, Plan, subject_of
-from sm.gc.state.ledger import Failure, Ledger
+from sm.gc.state.ledger import Failure, Ledger, delay_after
 from sm.gc.state.status import Delayed, RunningJob, State, Status
 from sm.repository import Repository
 
@@ -63,7 +63,8 @@ def delayed(plan: Plan, failures: Mapping[str, Failure], now: float) -> tuple[De
         failure = failures.get(subject_of(action))
         for image in action.images or (subject_of(action),):
             if failure is not None and failure.next_attempt > now:
-                found.append(Delayed(image, failure.code, failure.reason, failure.next_attempt))
+                latest = min(failure.next_attempt, now + delay_after(failure.count))
+                found.append(Delayed(image, failure.code, failure.reason, latest))
             else:
                 found.append(Delayed(image, NO_WORKER, "no worker runs for the SR"))
     return tuple(found)

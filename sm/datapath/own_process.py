@@ -28,6 +28,7 @@ from sm.datapath.base import (
     OutcomeUnknown,
     Served,
 )
+from sm.datapath.losses import Losses
 from sm.datapath.sockets import socket_folder
 from sm.datapath.state import Note, Notes
 from sm.errors import VdiInUse, VdiMissing
@@ -49,6 +50,7 @@ class OwnProcessDatapath(Datapath):
     def __init__(self, folder: Path) -> None:
         self._folder = folder / self.name
         self._notes = Notes(self._folder)
+        self._losses = Losses(self._folder)
 
     def open(
         self,
@@ -69,6 +71,7 @@ class OwnProcessDatapath(Datapath):
         if not chain:
             raise DatapathFailed(f"{disk.vdi}: an empty chain")
         self._clear(disk)
+        self._losses.require_sound(disk, chain)
         extra = self._first_extra(chain)
         token = tokens.new()
         note = Note(disk, tuple(chain), read_only, path, pace=pace, extra=extra, token=token)
@@ -83,18 +86,22 @@ class OwnProcessDatapath(Datapath):
             if self._alive(disk) is None:
                 self._clear(disk)
             raise
-        return self._endpoint(self._adopted(disk))
+        endpoint = self._endpoint(self._adopted(disk))
+        self._losses.forget(disk)
+        return endpoint
 
     def close(self, disk: Disk) -> None:
         """Have the process flush and end; make it end if it does not.
 
-        Raises `DatapathFailed` when it ended and could not make everything durable.
+        Raises `DatapathFailed` when it ended and could not make everything durable; repeated, too,
+        until the disk is opened again.
         """
         note = self._alive(disk)
         failure = None if note is None else self._end(note)
-        self._clear(disk)
         if failure is not None:
-            raise failure
+            self._losses.add(disk, failure.detail)
+        self._clear(disk)
+        self._losses.tell(disk)
 
     def find(self, disk: Disk) -> Served | None:
         """The process of a disk."""

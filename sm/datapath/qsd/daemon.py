@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sm import durable
 from sm.cowutil.base import ImageRef
-from sm.datapath.base import Disk
+from sm.datapath.base import DatapathFailed, Disk
 from sm.datapath.own_process import NBD, OwnProcessDatapath
 from sm.datapath.qsd import mount
 from sm.datapath.qsd.graph import command_line, file_export, nbd_export
 from sm.datapath.qsd.record import first_extra, nodes_of
 from sm.datapath.state import Note
 from sm.datapath.turns import turn
+from sm.nbd.flush import flush
 from sm.owner import start_time
 
 if TYPE_CHECKING:
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 WATCHER = "watch"
 """The suffix of the socket for whoever watches a leaf that grows."""
+
+FLUSH_SECONDS = 30.0
+"""For the daemon to bring to the storage what it has in memory."""
 
 HIDDEN = "nbd-hidden"
 """The suffix of the users' socket during a pause."""
@@ -72,8 +78,35 @@ class QsdProcess(OwnProcessDatapath):
         return self._notes.write(note.of_process(pid))
 
     def _ask_to_end(self, note: Note) -> None:
+        """The daemon ends without a word about its last flush, so it is asked for one before."""
+        failure: DatapathFailed | None = None
+        try:
+            self._flush(note)
+        except DatapathFailed as error:
+            failure = error
         with self._qmp(note.disk) as qmp:
             qmp.call("quit")
+        if failure is not None:
+            raise failure
+
+    def _flush(self, note: Note) -> None:
+        """Have all that was written made durable, as a user would; nothing where users wait.
+
+        Raises `DatapathFailed` where that fails, also when an earlier flush has failed since the
+        images were opened: the daemon remembers it, and would forget it with the files closed.
+        """
+        if note.read_only or note.paused:
+            return
+        socket = self._socket(note.disk, NBD)
+        try:
+            if note.path is None:
+                flush(socket, note.disk.vdi, FLUSH_SECONDS)
+            elif mount.is_mounted(note.path):
+                durable.sync_file(note.path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return  # out of reach while users are held, or there is no daemon any more
+        except (OSError, struct.error) as error:
+            raise DatapathFailed(f"the daemon cannot flush: {error}") from error
 
     def _remove_traces(self, note: Note) -> None:
         self._pid_file(note.disk).unlink(missing_ok=True)

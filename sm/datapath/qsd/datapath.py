@@ -116,6 +116,7 @@ class QsdDatapath(QsdProcess, MirroringDatapath, GrowingDatapath):
 
     def _freeze(self, note: Note, seconds: float) -> None:
         """Hold the requests, finish a mirror, and close all images; else go on as before."""
+        self._flush(note)
         deadline = time.monotonic() + seconds
         disk, mirrored = note.disk, MIRROR in note.extra
         with self._qmp(disk) as qmp:

@@ -82,6 +82,7 @@ class VhdNbdDatapath(OwnProcessDatapath, GrowingDatapath):
             "control": str(self._socket(note.disk, self.control_suffix)),
             "read_only": note.read_only,
             "grows": note.pace is not None,
+            "lost": str(self._losses.place(note.disk.vdi)),
             "chain": _pairs(note.chain),
         }
         return [sys.executable, "-m", MODULE, json.dumps(wanted, ensure_ascii=False)]

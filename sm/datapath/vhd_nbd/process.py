@@ -1,8 +1,9 @@
 """The process that serves one disk: `python -m sm.datapath.vhd_nbd.process REQUEST`.
 
 `REQUEST` is JSON: `nbd` and `control`, the paths of two sockets, `export`, the name of the disk for
-its clients, `read_only`, `grows`, whether writes wait where the volume of the leaf has no room, and
-`chain`, (path, format) pairs, uppermost first. The command returns
+its clients, `read_only`, `grows`, whether writes wait where the volume of the leaf has no room,
+`lost`, the file that says so when what was written may be lost, and `chain`, (path, format) pairs,
+uppermost first. The command returns
 when all is open and clients may connect; a process in the background goes on. It ends on SIGTERM or
 SIGINT, or when it is told to, with everything that it acknowledged on the storage.
 
@@ -19,11 +20,13 @@ import socket
 import sys
 import threading
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageError
+from sm.datapath.losses import note_at
 from sm.datapath.vhd_nbd.control import Answer, Request, answer_one, listen
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ def main(argv: list[str]) -> int:
             wanted["export"],
             read_only=bool(wanted["read_only"]),
             grows=bool(wanted["grows"]),
+            lost=partial(note_at, Path(wanted["lost"])),
         )
         listener = listen(Path(wanted["control"]))
     except (ImageError, OSError) as error:

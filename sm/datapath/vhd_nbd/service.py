@@ -11,14 +11,14 @@ like.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 
 from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageError
-from sm.cowutil.vhd.block_file import Access, ImageFile, open_file
+from sm.cowutil.vhd.block_file import Access, ImageFile, nobody, open_file
 from sm.cowutil.vhd.util import VhdUtil
 from sm.datapath.vhd_nbd.disk import ChainDisk
 from sm.datapath.vhd_nbd.layers import open_layers
@@ -37,8 +37,9 @@ class Refused(Exception):
 class Service:
     """Serves a chain on the socket `nbd` as `export`.
 
-    `grows`: the volume of the leaf does, and writes wait for it. `ImageError` or OSError where the
-    chain cannot be opened.
+    `grows`: the volume of the leaf does, and writes wait for it. `lost` is told when something that
+    was written to a leaf may be lost; writes and flushes fail from then on. `ImageError` or OSError
+    where the chain cannot be opened.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class Service:
         *,
         read_only: bool,
         grows: bool = False,
+        lost: Callable[[str], None] = nobody,
     ) -> None:
-        self._disk = _open(tuple(chain), _locked(chain, read_only=read_only), relink=False)
+        self._lost = lost
+        self._disk = _open(tuple(chain), self._locked(chain, read_only=read_only), relink=False)
         self._server = NbdServer(export, self._disk, grows=grows)
         self._server.listen(nbd)
         self._changing = Lock()
@@ -119,7 +122,7 @@ class Service:
             self._check_serving()
             if not self._paused:
                 return
-            leaf = _locked(chain, read_only=self._disk.read_only)
+            leaf = self._locked(chain, read_only=self._disk.read_only)
             new = _open(tuple(chain), leaf, relink=False)
             self._require_same_size(new)
             self._disk = self._server.export = new
@@ -178,7 +181,7 @@ class Service:
         if old.leaf is not None:
             # The leaf's lock is kept through all of it, or the new leaf is locked before.
             same_leaf = _identity(path) == old.leaf.identity
-            leaf = old.leaf.again(path) if same_leaf else open_file(path, Access.WRITE)
+            leaf = old.leaf.again(path) if same_leaf else self._opened(path)
         try:
             new = _open(chain, leaf, relink=same_leaf)
             self._require_same_size(new)
@@ -188,15 +191,19 @@ class Service:
         self._disk = self._server.export = new
         old.close()
 
+    def _locked(self, chain: Sequence[ImageRef], *, read_only: bool) -> ImageFile | None:
+        """The leaf, with the right to write to it; None when that is not wanted."""
+        return None if read_only else self._opened(chain[0].path)
+
+    def _opened(self, path: Path) -> ImageFile:
+        leaf = open_file(path, Access.WRITE)
+        leaf.fate.told = self._lost
+        return leaf
+
     def _require_same_size(self, new: ChainDisk) -> None:
         if new.size != self._disk.size:
             new.close()
             raise Refused(f"the chain has {new.size} bytes instead of {self._disk.size}")
-
-
-def _locked(chain: Sequence[ImageRef], *, read_only: bool) -> ImageFile | None:
-    """The leaf, with the right to write to it; None when that is not wanted."""
-    return None if read_only else open_file(chain[0].path, Access.WRITE)
 
 
 def _open(chain: tuple[ImageRef, ...], leaf: ImageFile | None, *, relink: bool) -> ChainDisk:

@@ -238,13 +238,16 @@ def test_a_close_that_could_not_flush_says_so(datapath: VhdNbdDatapath, tmp_path
     client = connect(endpoint.nbd)
     assert client.do(Command.WRITE, 0, data=b"a" * 4096) == 0
     resource.prlimit(endpoint.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-    assert client.do(Command.FLUSH) == errno.ENOSPC
-    assert client.do(Command.FLUSH) == errno.EIO
-    with pytest.raises(DatapathFailed):
-        datapath.close(DISK)
-    assert start_time(endpoint.pid) is None
-    assert datapath.find(DISK) is None
+    for _ in range(2):
+        assert client.do(Command.FLUSH) == errno.ENOSPC
+    for _ in range(2):
+        with pytest.raises(DatapathFailed):
+            datapath.close(DISK)
+        assert start_time(endpoint.pid) is None
+        assert datapath.find(DISK) is None
     check(chain)
+    datapath.open(DISK, chain, read_only=False)
+    datapath.close(DISK)
     UTIL.repair(leaf.path)  # libvhdi wants the footer at the end, which a new block took
     assert independent_content(chain) == model
 
