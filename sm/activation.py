@@ -29,12 +29,12 @@ from sm.errors import (
     VdiInUse,
     VdiUnavailable,
 )
-from sm.hosts import leaf_switch, naming
+from sm.hosts import leaf_switch, naming, serving
 from sm.hosts.arguments import locked
 from sm.hosts.calls import ask, host_by_uuid
 from sm.owner import Owner, has_ended, host_of
 from sm.pool.base import VdiRecord
-from sm.repository import Repository
+from sm.repository import COLLECTOR_OPERATIONS, Repository
 from sm.thin.marks import Marks
 from sm.tree import Forest
 
@@ -150,6 +150,51 @@ def settle_starts(repository: Repository) -> None:
             log.warning("the half started process of %s is still there: %s", disk.vdi, error)
 
 
+def serve_without_pool(repository: Repository, vdi_uuid: str) -> None:
+    """Serve a disk to be written, of which no pool can be told; see `sm.hosts.serving`.
+
+    Nobody makes way for it that cannot be told, so it is refused (`Busy`) beside a merge of its
+    chain. The disk's lock is held.
+    """
+    _refuse_beside_merge(repository, vdi_uuid)
+    serve(repository, vdi_uuid, writable=True)
+    try:
+        # One that began meanwhile may have looked for users before there was a note.
+        _refuse_beside_merge(repository, vdi_uuid)
+    except BaseException:
+        stop(repository, vdi_uuid)
+        raise
+
+
+def _refuse_beside_merge(repository: Repository, vdi_uuid: str) -> None:
+    merges = [
+        entry
+        for entry in repository.journal.entries()
+        if entry.operation in COLLECTOR_OPERATIONS
+        and not entry.owner_ended(repository.settings.host_uuid)
+    ]
+    if merges:
+        chain = chain_of(repository, vdi_uuid)()
+        for entry in merges:
+            if not chain.isdisjoint(entry.images):
+                raise Busy(f"the chain of {vdi_uuid} is being merged; try again when that ended")
+
+
+def stop_without_pool(repository: Repository, vdi_uuid: str) -> None:
+    """End what `serve_without_pool` began, and take back the key that it may have by now.
+
+    Without a pool a key stays, and the doctor finds it. The disk's lock is held.
+    """
+    stop(repository, vdi_uuid)
+    try:
+        record = repository.vdis().get(vdi_uuid)
+        if record is not None:
+            key = keys.host_key(repository.pool.this_host().ref)
+            repository.pool.remove_from_vdi_sm_config(record.ref, key)
+    except SmError as error:
+        log.warning("the host key of %s stays, if it has one: %s", vdi_uuid, error)
+
+
 def stop(repository: Repository, vdi_uuid: str) -> None:
     """End the datapath and its link: the middle of `deactivate`."""
     disk = Disk(repository.uuid, vdi_uuid)
@@ -246,6 +291,8 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
             leaf_switch.settle(repository, disk)
         found = Datapaths(repository.settings).find(disk)
     if found is not None:
+        if host not in present and serving.publish(repository, disk):
+            present = repository.active_hosts(repository.vdi(vdi_uuid))
         datapath, served = found
         if present.get(host) == mode and served.read_only != writable and not served.paused:
             _clear_mark(repository, record)
@@ -254,7 +301,7 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
             return served.endpoint
         if host in present:
             raise VdiInUse(f"{vdi_uuid} is active here as {present[host]}; deactivate it first")
-        datapath.close(disk)  # what nobody may rely on, because no key says that it is there
+        datapath.close(disk)  # the pool was told that this host does not run, and gave it away
     if writable and record.read_only:
         raise VdiUnavailable(f"{vdi_uuid} is read-only; activate it so")
     check_usable(repository.look(OPERATION).forest, vdi_uuid)

@@ -26,6 +26,7 @@ _OF_MASTER: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
 
 _OF_ANY: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     of_use.half_started,
+    of_use.keyless,
     of_use.marks,
     of_use.host_keys,
     of_use.dead_links,

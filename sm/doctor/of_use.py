@@ -11,6 +11,7 @@ from sm.doctor.finding import (
     ClearMark,
     DropClaim,
     Finding,
+    PublishUse,
     Recover,
     RemoveLink,
     ResetKey,
@@ -149,6 +150,14 @@ def half_started(facts: Facts) -> Iterator[Finding]:
     for vdi in facts.half_started:
         text = f"an activation of {facts.named(vdi)} was interrupted while its process was starting"
         yield Finding("start-unfinished", facts.sr.uuid, vdi, text, _fix(facts), SettleStart(vdi))
+
+
+def keyless(facts: Facts) -> Iterator[Finding]:
+    """Processes of this host that no host key tells of."""
+    for vdi in facts.keyless:
+        text = f"a process of this host serves {facts.named(vdi)}, and its record does not say so"
+        remedy = PublishUse(vdi)
+        yield Finding("process-without-key", facts.sr.uuid, vdi, text, _fix(facts), remedy)
 
 
 def dead_links(facts: Facts) -> Iterator[Finding]:
