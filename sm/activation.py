@@ -30,11 +30,10 @@ from sm.errors import (
     VdiUnavailable,
 )
 from sm.hosts import leaf_switch, naming, serving
-from sm.hosts.arguments import locked
 from sm.hosts.calls import ask, host_by_uuid
 from sm.owner import Owner, has_ended, host_of
 from sm.pool.base import VdiRecord
-from sm.repository import COLLECTOR_OPERATIONS, Repository
+from sm.repository import Repository
 from sm.thin.marks import Marks
 from sm.tree import Forest
 
@@ -54,7 +53,9 @@ def activate(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
     being changed and that does not end in time.
     """
     with _lock(repository, vdi_uuid):
-        present = _publish(repository, vdi_uuid, writable=writable)
+        record = repository.vdi(vdi_uuid)
+        kept = repository.active_hosts(record).get(repository.pool.this_host().ref)
+        present = _publish(repository, record, writable=writable)
     if present is not None:
         return present
     try:
@@ -62,8 +63,19 @@ def activate(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
     except BaseException:
         with _lock(repository, vdi_uuid):
             if _is_marked_here(repository, repository.vdi(vdi_uuid)):
-                deactivate(repository, vdi_uuid)
+                _give_up(repository, record, kept)
         raise
+
+
+def _give_up(repository: Repository, record: VdiRecord, kept: str | None) -> None:
+    """Undo an activation that failed; a host key that it had found (`kept`) is there again.
+
+    What failed may have done so because of a process that it does not know, and that has the key.
+    """
+    deactivate(repository, record.uuid)
+    if kept is not None:
+        key = keys.host_key(repository.pool.this_host().ref)
+        repository.pool.add_to_vdi_sm_config(record.ref, key, kept)
 
 
 def deactivate(repository: Repository, vdi_uuid: str) -> None:
@@ -133,66 +145,6 @@ def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
     if grows:
         watching.require_watched(settings, disk)
     return endpoint
-
-
-def settle_starts(repository: Repository) -> None:
-    """End what activations that were killed left half started on this host, of disks of the SR.
-
-    A disk whose lock somebody has is left to them; one that cannot be settled, to the next try.
-    """
-    for disk in Datapaths(repository.settings).half_started():
-        if disk.sr != repository.uuid:
-            continue
-        try:
-            with locked(repository, {"vdi_uuid": disk.vdi}, "settle"):
-                Datapaths(repository.settings).settle(disk)
-        except SmError as error:
-            log.warning("the half started process of %s is still there: %s", disk.vdi, error)
-
-
-def serve_without_pool(repository: Repository, vdi_uuid: str) -> None:
-    """Serve a disk to be written, of which no pool can be told; see `sm.hosts.serving`.
-
-    Nobody makes way for it that cannot be told, so it is refused (`Busy`) beside a merge of its
-    chain. The disk's lock is held.
-    """
-    _refuse_beside_merge(repository, vdi_uuid)
-    serve(repository, vdi_uuid, writable=True)
-    try:
-        # One that began meanwhile may have looked for users before there was a note.
-        _refuse_beside_merge(repository, vdi_uuid)
-    except BaseException:
-        stop(repository, vdi_uuid)
-        raise
-
-
-def _refuse_beside_merge(repository: Repository, vdi_uuid: str) -> None:
-    merges = [
-        entry
-        for entry in repository.journal.entries()
-        if entry.operation in COLLECTOR_OPERATIONS
-        and not entry.owner_ended(repository.settings.host_uuid)
-    ]
-    if merges:
-        chain = chain_of(repository, vdi_uuid)()
-        for entry in merges:
-            if not chain.isdisjoint(entry.images):
-                raise Busy(f"the chain of {vdi_uuid} is being merged; try again when that ended")
-
-
-def stop_without_pool(repository: Repository, vdi_uuid: str) -> None:
-    """End what `serve_without_pool` began, and take back the key that it may have by now.
-
-    Without a pool a key stays, and the doctor finds it. The disk's lock is held.
-    """
-    stop(repository, vdi_uuid)
-    try:
-        record = repository.vdis().get(vdi_uuid)
-        if record is not None:
-            key = keys.host_key(repository.pool.this_host().ref)
-            repository.pool.remove_from_vdi_sm_config(record.ref, key)
-    except SmError as error:
-        log.warning("the host key of %s stays, if it has one: %s", vdi_uuid, error)
 
 
 def stop(repository: Repository, vdi_uuid: str) -> None:
@@ -277,12 +229,12 @@ def _lock(repository: Repository, vdi_uuid: str) -> AbstractContextManager[None]
     return repository.locks.hold("vdi", vdi_uuid, OPERATION)
 
 
-def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint | None:
+def _publish(repository: Repository, record: VdiRecord, *, writable: bool) -> Endpoint | None:
     """Write the mark and the host key; returns the endpoint where the disk is served already."""
     mode = "RW" if writable else "RO"
-    host = repository.pool.this_host().ref
-    record = repository.vdi(vdi_uuid)
+    host, vdi_uuid = repository.pool.this_host().ref, record.uuid
     present = repository.active_hosts(record)
+    kept = present.get(host)
     disk = Disk(repository.uuid, vdi_uuid)
     found = Datapaths(repository.settings).settle(disk)
     if found is not None and found[1].paused and naming.entry_of(repository, vdi_uuid) is not None:
@@ -312,10 +264,12 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
         # One that is there was left by a crash: of an activation, or of what served the disk.
         repository.pool.remove_from_vdi_sm_config(record.ref, key)
         repository.pool.add_to_vdi_sm_config(record.ref, key, mode)
+        # A detach forgets the attachment before it looks for keys: one side or the other sees it.
+        repository.require_attached()
         # Two hosts that wrote their keys at once both see the other here, and both step back.
         _refuse_beside(repository, repository.vdi(vdi_uuid), host, writable=writable)
     except BaseException:
-        deactivate(repository, vdi_uuid)
+        _give_up(repository, record, kept)
         raise
     return None
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from sm import activation, catalogue, claims, keys, snapshot
+from sm import catalogue, claims, keys, snapshot
 from sm.absent import open_anyhow
 from sm.attachment import Attachment, Attachments
 from sm.config import Settings
@@ -147,7 +147,7 @@ def attach(
     if reach(driver, sr_uuid, device_config):
         _clear_marks(driver.settings, pool, sr_uuid)
     repository = Repository.open(sr_uuid, driver.settings, pool)
-    activation.settle_starts(repository)
+    serving.settle_starts(repository)
     serving.publish_all(repository)
     leaf_switch.settle_all(repository)
     if not master:
@@ -184,7 +184,7 @@ def detach(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
         repository.locked("sr_detach"),
         _leaving(driver, attachment),
     ):
-        # An activation since then has its key before it looks whether the SR is attached.
+        # An activation since then has its key before it looks again whether the SR is attached.
         _refuse_active(driver.settings, pool, sr_uuid)
         driver.detach(attachment)
 

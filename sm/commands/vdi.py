@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from sm import activation, catalogue, snapshot, vdi
+from sm import activation, catalogue, snapshot, vdi, without_pool
 from sm.commands.call import Call, Handler
 from sm.disk_identity import attach_reply
 from sm.errors import Unimplemented
@@ -166,14 +166,14 @@ def _vdi_attach_from_config(call: Call) -> Value:
     reach(call.driver, request.sr_uuid, request.device_config)
     repository = call.repository()
     with repository.locks.hold("vdi", call.vdi_uuid, request.command):
-        activation.serve_without_pool(repository, call.vdi_uuid)
+        without_pool.serve(repository, call.vdi_uuid)
     return _vdi_attach(call)
 
 
 def _vdi_detach_from_config(call: Call) -> Value:
     repository = call.repository_anyhow()
     with repository.locks.hold("vdi", call.vdi_uuid, call.request.command):
-        activation.stop_without_pool(repository, call.vdi_uuid)
+        without_pool.stop(repository, call.vdi_uuid)
     return None
 
 

@@ -76,6 +76,7 @@ def gather(settings: Settings, pool: Pool, ledger: Ledger, sr: SrRecord, *, chec
         dead_links=_dead_links(repository),
         half_started=_half_started(repository),
         keyless=_keyless(repository),
+        read_only=repository.store.is_read_only(),
         failures=ledger.failures(sr.uuid),
         names=seen.names,
     )

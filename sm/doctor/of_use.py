@@ -145,6 +145,13 @@ def _unfinished(facts: Facts, found: FoundEntry) -> Finding:
     return Finding("unfinished-work", facts.sr.uuid, entry.key, text, command, remedy)
 
 
+def read_only(facts: Facts) -> Iterator[Finding]:
+    """Storage that takes no write."""
+    if facts.read_only:
+        text = "the file system of the SR is read-only"
+        yield Finding("storage-read-only", facts.sr.uuid, facts.sr.uuid, text, _show(facts))
+
+
 def half_started(facts: Facts) -> Iterator[Finding]:
     """Processes that were being started when whoever did so was ended."""
     for vdi in facts.half_started:

@@ -106,6 +106,21 @@ def publish_everywhere(repository: Repository) -> list[ServedElsewhere]:
     return found
 
 
+def settle_starts(repository: Repository) -> None:
+    """End what activations that were killed left half started on this host, of disks of the SR.
+
+    A disk whose lock somebody has is left to them; one that cannot be settled, to the next try.
+    """
+    for disk in Datapaths(repository.settings).half_started():
+        if disk.sr != repository.uuid:
+            continue
+        try:
+            with locked(repository, {"vdi_uuid": disk.vdi}, "settle"):
+                Datapaths(repository.settings).settle(disk)
+        except SmError as error:
+            log.warning("the half started process of %s is still there: %s", disk.vdi, error)
+
+
 def _serving(repository: Repository, arguments: Arguments) -> Answer:
     """Which disks of the SR this host serves, whether to write; each has its key afterwards."""
     del arguments

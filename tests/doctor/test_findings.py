@@ -172,6 +172,7 @@ CASES: Mapping[str, Callable[[], Facts]] = {
     "host-silent": lambda: replace(WELL, uses=(replace(USE, served=None, problem="silence"),)),
     "host-unknown": lambda: replace(WELL, uses=(replace(USE, served=None, known=False),)),
     "process-without-key": lambda: replace(WELL, keyless=("d",)),
+    "storage-read-only": lambda: replace(WELL, read_only=True),
     "start-unfinished": lambda: replace(WELL, half_started=("d",)),
     "waits-for-space": lambda: _waiting(keys.WAITS_FOR_SPACE),
     "waits-for-master": lambda: _waiting(keys.WAITS_FOR_MASTER),
@@ -317,6 +318,7 @@ def test_another_host_than_the_master_judges_only_what_is_its_own() -> None:
             continue
         found = [each.code for each in findings(replace(made, master=False))]
         own = ("stale-activating", "foreign-mark", "dead-link", "start-unfinished")
+        own = (*own, "storage-read-only")
         kinds = ("key", "host", "process")
         assert found == ([code] if code in own or code.startswith(kinds) else [])
 

@@ -114,7 +114,8 @@ def test_only_the_actions_can_be_asked_and_what_becomes_a_path_is_a_uuid(pool: P
         for function in ACTIONS:
             answer = ask(pool.second, function, sr_uuid=bad, vdi_uuid=disk, chain="[]", claim="x")
             assert answer["error"]["name"] == "InvalidArg"
-        for function in set(ACTIONS) - {"give_way", "kick", "serving"}:  # which are not about a disk
+        of_no_disk = {"give_way", "kick", "serving"}
+        for function in set(ACTIONS) - of_no_disk:
             answer = ask(pool.second, function, sr_uuid=pool.sr, vdi_uuid=bad, chain="[]")
             assert answer["error"]["name"] == "InvalidArg"
         for chain in (json.dumps([[bad, "qcow2"]]), json.dumps([[disk, bad]]), bad, "[1]", "{}1"):
