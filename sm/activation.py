@@ -30,8 +30,7 @@ from sm.errors import (
     VdiInUse,
     VdiUnavailable,
 )
-from sm.hosts import leaf_switch, naming
-from sm.hosts.arguments import locked
+from sm.hosts import leaf_switch, naming, serving
 from sm.hosts.calls import ask, host_by_uuid
 from sm.owner import Owner, has_ended, host_of
 from sm.pool.base import VdiRecord
@@ -56,7 +55,9 @@ def activate(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
     being changed and that does not end in time.
     """
     with _lock(repository, vdi_uuid):
-        present = _publish(repository, vdi_uuid, writable=writable)
+        record = repository.vdi(vdi_uuid)
+        kept = repository.active_hosts(record).get(repository.pool.this_host().ref)
+        present = _publish(repository, record, writable=writable)
     if present is not None:
         return present
     try:
@@ -64,8 +65,19 @@ def activate(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
     except BaseException:
         with _lock(repository, vdi_uuid):
             if _is_marked_here(repository, repository.vdi(vdi_uuid)):
-                deactivate(repository, vdi_uuid)
+                _give_up(repository, record, kept)
         raise
+
+
+def _give_up(repository: Repository, record: VdiRecord, kept: str | None) -> None:
+    """Undo an activation that failed; a host key that it had found (`kept`) is there again.
+
+    What failed may have done so because of a process that it does not know, and that has the key.
+    """
+    deactivate(repository, record.uuid)
+    if kept is not None:
+        key = keys.host_key(repository.pool.this_host().ref)
+        repository.pool.add_to_vdi_sm_config(record.ref, key, kept)
 
 
 def deactivate(repository: Repository, vdi_uuid: str) -> None:
@@ -140,21 +152,6 @@ def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
     if grows:
         watching.require_watched(settings, disk)
     return endpoint
-
-
-def settle_starts(repository: Repository) -> None:
-    """End what activations that were killed left half started on this host, of disks of the SR.
-
-    A disk whose lock somebody has is left to them; one that cannot be settled, to the next try.
-    """
-    for disk in Datapaths(repository.settings).half_started():
-        if disk.sr != repository.uuid:
-            continue
-        try:
-            with locked(repository, {"vdi_uuid": disk.vdi}, "settle"):
-                Datapaths(repository.settings).settle(disk)
-        except SmError as error:
-            log.warning("the half started process of %s is still there: %s", disk.vdi, error)
 
 
 def stop(repository: Repository, vdi_uuid: str) -> None:
@@ -239,12 +236,12 @@ def _lock(repository: Repository, vdi_uuid: str) -> AbstractContextManager[None]
     return repository.locks.hold("vdi", vdi_uuid, OPERATION)
 
 
-def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint | None:
+def _publish(repository: Repository, record: VdiRecord, *, writable: bool) -> Endpoint | None:
     """Write the mark and the host key; returns the endpoint where the disk is served already."""
     mode = "RW" if writable else "RO"
-    host = repository.pool.this_host().ref
-    record = repository.vdi(vdi_uuid)
+    host, vdi_uuid = repository.pool.this_host().ref, record.uuid
     present = repository.active_hosts(record)
+    kept = present.get(host)
     disk = Disk(repository.uuid, vdi_uuid)
     found = Datapaths(repository.settings).settle(disk)
     if found is not None and found[1].paused and naming.entry_of(repository, vdi_uuid) is not None:
@@ -253,6 +250,8 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
             leaf_switch.settle(repository, disk)
         found = Datapaths(repository.settings).find(disk)
     if found is not None:
+        if host not in present and serving.publish(repository, disk):
+            present = repository.active_hosts(repository.vdi(vdi_uuid))
         datapath, served = found
         if present.get(host) == mode and served.read_only != writable and not served.paused:
             _clear_mark(repository, record)
@@ -261,7 +260,7 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
             return served.endpoint
         if host in present:
             raise VdiInUse(f"{vdi_uuid} is active here as {present[host]}; deactivate it first")
-        datapath.close(disk)  # what nobody may rely on, because no key says that it is there
+        datapath.close(disk)  # the pool was told that this host does not run, and gave it away
     if writable and record.read_only:
         raise VdiUnavailable(f"{vdi_uuid} is read-only; activate it so")
     if writable and record.is_a_snapshot and keys.FILLING not in record.sm_config:
@@ -274,10 +273,12 @@ def _publish(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoi
         # One that is there was left by a crash: of an activation, or of what served the disk.
         repository.pool.remove_from_vdi_sm_config(record.ref, key)
         repository.pool.add_to_vdi_sm_config(record.ref, key, mode)
+        # A detach forgets the attachment before it looks for keys: one side or the other sees it.
+        repository.require_attached()
         # Two hosts that wrote their keys at once both see the other here, and both step back.
         _refuse_beside(repository, repository.vdi(vdi_uuid), host, writable=writable)
     except BaseException:
-        deactivate(repository, vdi_uuid)
+        _give_up(repository, record, kept)
         raise
     return None
 

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from sm import activation, catalogue, claims, keys, snapshot
+from sm import catalogue, claims, keys, snapshot
+from sm.absent import open_anyhow
 from sm.attachment import Attachment, Attachments
 from sm.config import Settings
+from sm.datapath.choose import Datapaths
 from sm.errors import SmError, SrInUse, SrNotEmpty
 from sm.hold import collector_held_off
-from sm.hosts import leaf_switch
+from sm.hosts import leaf_switch, serving
 from sm.locks import Locks
 from sm.owner import has_ended
 from sm.pool.base import Pool, VdiRecord
@@ -143,9 +145,10 @@ def attach(
     boot: later ones may find disks in use.
     """
     if reach(driver, sr_uuid, device_config):
-        _clear_marks(pool, sr_uuid, driver.settings.host_uuid)
+        _clear_marks(driver.settings, pool, sr_uuid)
     repository = Repository.open(sr_uuid, driver.settings, pool)
-    activation.settle_starts(repository)
+    serving.settle_starts(repository)
+    serving.publish_all(repository)
     leaf_switch.settle_all(repository)
     if not master:
         return
@@ -156,10 +159,12 @@ def attach(
         scan_sr(repository)
 
 
-def _clear_marks(pool: Pool, sr_uuid: str, host_uuid: str) -> None:
-    key = keys.host_key(pool.this_host().ref)
+def _clear_marks(settings: Settings, pool: Pool, sr_uuid: str) -> None:
+    """Take back what this host is said to use, but of disks that its processes have open."""
+    key, host_uuid = keys.host_key(pool.this_host().ref), settings.host_uuid
+    served = {disk.vdi for disk in Datapaths(settings).in_use() if disk.sr == sr_uuid}
     for record in pool.vdis(pool.sr_by_uuid(sr_uuid).ref):
-        if key in record.sm_config:
+        if key in record.sm_config and record.uuid not in served:
             pool.remove_from_vdi_sm_config(record.ref, key)
         mark = record.sm_config.get(keys.ACTIVATING)
         if mark is not None and has_ended(mark, host_uuid):
@@ -171,18 +176,26 @@ def detach(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
     attachment = driver.attachments.find(sr_uuid)
     if attachment is None:
         return
-    key = keys.host_key(pool.this_host().ref)
-    active = [vdi.uuid for vdi in pool.vdis(pool.sr_by_uuid(sr_uuid).ref) if key in vdi.sm_config]
-    if active:
-        raise SrInUse(f"active on this host: {', '.join(active)}")
-    repository = Repository.open(sr_uuid, driver.settings, pool)
+    _refuse_active(driver.settings, pool, sr_uuid)
+    repository = open_anyhow(sr_uuid, driver.settings, pool)
     with (
         collector_held_off(driver.settings.run, sr_uuid, driver.settings.host_uuid, "sr_detach"),
         repository.locks.hold("collector", sr_uuid, "sr_detach"),
         repository.locked("sr_detach"),
         _leaving(driver, attachment),
     ):
+        # An activation since then has its key before it looks again whether the SR is attached.
+        _refuse_active(driver.settings, pool, sr_uuid)
         driver.detach(attachment)
+
+
+def _refuse_active(settings: Settings, pool: Pool, sr_uuid: str) -> None:
+    """Raise `SrInUse` while a host key, or a process, says that a disk is in use on this host."""
+    key = keys.host_key(pool.this_host().ref)
+    active = {vdi.uuid for vdi in pool.vdis(pool.sr_by_uuid(sr_uuid).ref) if key in vdi.sm_config}
+    active |= {disk.vdi for disk in Datapaths(settings).in_use() if disk.sr == sr_uuid}
+    if active:
+        raise SrInUse(f"active on this host: {', '.join(sorted(active))}")
 
 
 def scan_sr(repository: Repository) -> Scan:

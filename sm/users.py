@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sm import keys
+from sm.hosts import serving
 from sm.hosts.calls import ask, chain_text
 from sm.repository import Repository
 from sm.tree import Forest, Node
@@ -21,13 +22,22 @@ class User:
 
 
 def of_disks(repository: Repository, vdis: Collection[str]) -> list[User]:
-    """The users of some disks, read afresh from the pool."""
-    return [
+    """The users of some disks, read afresh: from the pool, and from the notes of this host.
+
+    A process of this host is a user though no host key may say so; see `sm.hosts.serving`.
+    """
+    found = [
         User(uuid, host, mode == "RW")
         for uuid, record in repository.vdis().items()
         if uuid in vdis
         for host, mode in keys.active_hosts(record.sm_config).items()
     ]
+    served = {vdi: mode for vdi, mode in serving.here(repository).items() if vdi in vdis}
+    if served:
+        own = repository.pool.this_host().ref
+        told = {user.vdi for user in found if user.host == own}
+        found += [User(vdi, own, mode) for vdi, mode in served.items() if vdi not in told]
+    return found
 
 
 def above(repository: Repository, forest: Forest, image: str) -> list[User]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sm import users
 from sm.cowutil.base import CowUtil
 from sm.gc.plan import beside
 from sm.gc.plan.planner import Action, Delete, Plan, Situation, plan, subject_of
+from sm.hosts.serving import ServedElsewhere
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.tree import Forest
@@ -23,10 +24,13 @@ class Decision:
     forest: Forest
 
 
-def decide(repository: Repository) -> Decision:
-    """What should be done now. SR lock held. Changes nothing."""
+def decide(repository: Repository, elsewhere: Sequence[ServedElsewhere] = ()) -> Decision:
+    """What should be done now. SR lock held. Changes nothing.
+
+    `elsewhere`: what other hosts say that they serve, whether a host key says so or not.
+    """
     found = repository.scan_all()
-    situation = _situation(repository, found)
+    situation = _situation(repository, found, elsewhere)
     first = plan(found.forest, situation)
     # Only of what would be done beside users is it asked whether it can be, which reads tables.
     must_wait = beside.moving(repository, found.forest, first.actions, situation)
@@ -35,11 +39,20 @@ def decide(repository: Repository) -> Decision:
     return Decision(first, found.forest)
 
 
-def _situation(repository: Repository, found: Scan) -> Situation:
+def _situation(
+    repository: Repository, found: Scan, elsewhere: Sequence[ServedElsewhere]
+) -> Situation:
     records = repository.vdis()
     switches = repository.pool.sr_by_uuid(repository.uuid).other_config
     active: dict[str, tuple[User, ...]] = {}
-    for user in users.of_disks(repository, found.forest.nodes):
+    told = users.of_disks(repository, found.forest.nodes)
+    has_key = {(user.vdi, user.host) for user in told}
+    told += [
+        User(each.vdi, each.host, each.writable)
+        for each in elsewhere
+        if (each.vdi, each.host) not in has_key
+    ]
+    for user in told:
         active[user.vdi] = (*active.get(user.vdi, ()), user)
     kept: dict[str, str] = {}
     for uuid, record in records.items():

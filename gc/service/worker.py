@@ -35,6 +35,8 @@ from sm.gc.service.report import Reporter
 from sm.gc.state.ledger import Ledger
 from sm.gc.state.status import State
 from sm.gc.state.switches import Switches
+from sm.hosts import serving
+from sm.hosts.serving import ServedElsewhere
 from sm.kick import socket_path
 from sm.owner import Owner
 from sm.repository import Repository
@@ -109,6 +111,7 @@ class Worker:
         self._trouble = ""
         self._mark = ""
         self._look_at = 0.0
+        self._elsewhere: list[ServedElsewhere] = []
         self._untidy = True
 
     def stop(self) -> None:
@@ -203,12 +206,13 @@ class Worker:
 
     def _look(self, mark: str, now: float) -> None:
         repository = self._repository
+        self._elsewhere = serving.publish_everywhere(repository)
         with repository.locked("plan"):
             if not self._mark:
                 repository.store.remove_unfinished()
             if any(entry.operation == snapshot.OPERATION for entry in repository.journal.entries()):
                 snapshot.recover(repository)
-            found = decide(repository)
+            found = decide(repository, self._elsewhere)
         self._untidy = self._untidy or now >= self._look_at
         self._trouble, self._mark, self._look_at = "", mark, now + LOOK_AGAIN_SECONDS
         self._backlog.update(found, now, recover_only=self._setting.mode is Mode.RECOVER)
@@ -257,7 +261,7 @@ class Worker:
         found = conditions.look(self._repository)
         if found.leave is not None:
             raise Overtaken(found.why)
-        if action not in decide(self._repository).plan.actions:
+        if action not in decide(self._repository, self._elsewhere).plan.actions:
             raise Overtaken("the images changed since the work was planned")
 
     def _ended_jobs(self) -> Iterator[Job]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sm import activation, commands, keys
 from sm import snapshot as copies
+from sm.absent import open_anyhow
 from sm.cli.admin import Admin
 from sm.cli.sizes import parse_size, show_size
 from sm.errors import InvalidArgument, SmError, VdiUnavailable
@@ -148,7 +149,8 @@ def reset(admin: Admin, options: Namespace) -> None:
     """
     sr, vdi = admin.find_vdi(options.vdi)
     host = admin.find_host(options.host)
-    activation.reset(admin.repository(sr), vdi.uuid, host.ref, certain=options.host_is_off)
+    repository = open_anyhow(sr.uuid, admin.settings, admin.pool)
+    activation.reset(repository, vdi.uuid, host.ref, certain=options.host_is_off)
     admin.output.result({"uuid": vdi.uuid, "host": host.uuid, "active": False}, "")
 
 

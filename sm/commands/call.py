@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sm import claims, snapshot
+from sm.absent import open_anyhow
 from sm.config import Settings
+from sm.datapath.base import Disk
 from sm.errors import BadRequest, SmError
+from sm.hosts import serving
 from sm.pool.base import Pool
 from sm.pool.open import open_pool
 from sm.repository import Repository
@@ -61,6 +64,10 @@ class Call:
         """The SR of the request, which must be attached here."""
         return Repository.open(self.request.sr_uuid, self.settings, self.pool)
 
+    def repository_anyhow(self) -> Repository:
+        """The same to be let go of: its storage may have gone away since it was attached."""
+        return open_anyhow(self.request.sr_uuid, self.settings, self.pool)
+
     @contextmanager
     def locked(self, repository: Repository | None = None) -> Iterator[Repository]:
         """The SR of the request with its lock held; on its master, nothing interrupted is left."""
@@ -81,6 +88,8 @@ class Call:
             claims.changing(repository, self.vdi_uuid, command),
             self.locked(repository),
         ):
+            if self.vdi_uuid in serving.here(repository):
+                serving.publish(repository, Disk(repository.uuid, self.vdi_uuid))
             yield repository
 
     @property

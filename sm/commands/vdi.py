@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from sm import activation, catalogue, snapshot, vdi
+from sm import activation, catalogue, snapshot, vdi, without_pool
 from sm.commands.call import Call, Handler
 from sm.disk_identity import attach_reply
 from sm.errors import Unimplemented
@@ -140,7 +140,7 @@ def _vdi_activate(call: Call) -> Value:
 
 
 def _vdi_deactivate(call: Call) -> Value:
-    repository = call.repository()
+    repository = call.repository_anyhow()
     with repository.locks.hold("vdi", call.vdi_uuid, "vdi_deactivate"):
         activation.deactivate(repository, call.vdi_uuid)
     kick_anywhere(call.settings.run, call.request.sr_uuid)
@@ -166,14 +166,14 @@ def _vdi_attach_from_config(call: Call) -> Value:
     reach(call.driver, request.sr_uuid, request.device_config)
     repository = call.repository()
     with repository.locks.hold("vdi", call.vdi_uuid, request.command):
-        activation.serve(repository, call.vdi_uuid, writable=True)
+        without_pool.serve(repository, call.vdi_uuid)
     return _vdi_attach(call)
 
 
 def _vdi_detach_from_config(call: Call) -> Value:
-    repository = call.repository()
+    repository = call.repository_anyhow()
     with repository.locks.hold("vdi", call.vdi_uuid, call.request.command):
-        activation.stop(repository, call.vdi_uuid)
+        without_pool.stop(repository, call.vdi_uuid)
     return None
 
 

@@ -17,7 +17,7 @@ from sm.datapath.base import Datapath, Disk, Served
 from sm.datapath.state import Notes
 from sm.errors import Unimplemented
 
-TAPDISK, QSD, VHD_NBD = "tapdisk", "qsd", "vhd_nbd"
+TAPDISK, QSD, VHD_NBD = KINDS = "tapdisk", "qsd", "vhd_nbd"
 """The names of all kinds, which are those of the folders of their notes."""
 
 
@@ -72,7 +72,7 @@ class Datapaths:
     def noted(self, disk: Disk | None = None) -> list[Datapath]:
         """The kinds that have a note, of one disk or of any."""
         found = []
-        for name in (TAPDISK, QSD, VHD_NBD):
+        for name in KINDS:
             notes = Notes(self._folder / name)
             if notes.any() if disk is None else notes.has(disk):
                 found.append(self._kind(name))
@@ -105,6 +105,18 @@ class Datapaths:
         for datapath in self.noted(disk):
             datapath.settle(disk)
         return self.find(disk)
+
+    def in_use(self) -> dict[Disk, bool]:
+        """The disks that processes of this host have open, or are about to; whether to write.
+
+        By their notes alone.
+        """
+        found: dict[Disk, bool] = {}
+        for name in KINDS:
+            for note in Notes(self._folder / name):
+                if note.alive or note.starting:
+                    found[note.disk] = found.get(note.disk, False) or not note.read_only
+        return found
 
     def half_started(self) -> list[Disk]:
         """The disks of which a start was noted that has not come to its end."""

@@ -32,7 +32,7 @@ from sm.datapath.losses import Losses
 from sm.datapath.sockets import socket_folder
 from sm.datapath.state import Note, Notes
 from sm.errors import VdiInUse, VdiMissing
-from sm.owner import start_time
+from sm.owner import boot_id, start_time
 
 START_SECONDS = 30.0
 STOP_SECONDS = 40.0
@@ -74,7 +74,16 @@ class OwnProcessDatapath(Datapath):
         self._losses.require_sound(disk, chain)
         extra = self._first_extra(chain)
         token = tokens.new()
-        note = Note(disk, tuple(chain), read_only, path, pace=pace, extra=extra, token=token)
+        note = Note(
+            disk,
+            tuple(chain),
+            read_only,
+            path,
+            pace=pace,
+            boot=boot_id(),
+            extra=extra,
+            token=token,
+        )
         self._prepare(note)
         self._notes.write(note)
         try:

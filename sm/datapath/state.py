@@ -44,6 +44,11 @@ class Note:
         """Whether its process runs: same boot, same number, same start."""
         return self.boot == boot_id() and self.pid > 0 and start_time(self.pid) == self.started
 
+    @property
+    def starting(self) -> bool:
+        """Whether a start was noted on this boot, and no process yet."""
+        return self.pid == 0 and self.boot in ("", boot_id())
+
     def of_process(self, pid: int) -> Note:
         """The same with its process."""
         return replace(self, boot=boot_id(), pid=pid, started=start_time(pid) or 0)

@@ -104,6 +104,8 @@ class Facts:
     `limits`: the longest chain of each format that has any. `leftovers`: names of temporary files.
     `dead_links`: VDIs whose links lead nowhere. `failures`: those of the collector by subject.
     `half_started`: VDIs whose processes were being started here by something that has ended.
+    `keyless`: VDIs that processes of this host serve, and whose records do not say so.
+    `read_only`: nothing can be written to the storage.
     `names`: what is wrong with the names that the storage remembers; None for nothing.
     """
 
@@ -124,6 +126,8 @@ class Facts:
     leftovers: tuple[str, ...] = ()
     dead_links: tuple[str, ...] = ()
     half_started: tuple[str, ...] = ()
+    keyless: tuple[str, ...] = ()
+    read_only: bool = False
     failures: Mapping[str, Failure] = field(default_factory=dict)
     names: str | None = None
 

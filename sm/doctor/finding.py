@@ -46,6 +46,13 @@ class SettleStart:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishUse:
+    """Have the record of a VDI say that this host serves it, if a process does."""
+
+    vdi: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveLink:
     """Remove the link of a disk that is not served."""
 
@@ -57,11 +64,12 @@ class Scan:
     """Remove what interrupted calls left, and bring the records in line with the images."""
 
 
-Remedy = Recover | SettleStart | DropClaim | ClearMark | ResetKey | RemoveLink | Scan
+Remedy = Recover | SettleStart | PublishUse | DropClaim | ClearMark | ResetKey | RemoveLink | Scan
 """What `sm.doctor.mend` can do. None of them writes to an image or removes one."""
 
 ORDER: tuple[type[Remedy], ...] = (
     SettleStart,
+    PublishUse,
     Recover,
     DropClaim,
     ClearMark,

@@ -25,7 +25,9 @@ _OF_MASTER: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
 """What only the host that changes the chains can judge: to others all may be in a change."""
 
 _OF_ANY: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    of_use.read_only,
     of_use.half_started,
+    of_use.keyless,
     of_use.marks,
     of_use.host_keys,
     of_use.dead_links,

@@ -16,6 +16,7 @@ from sm.doctor.facts import Access, Facts, FoundClaim, FoundEntry, Mark, Use
 from sm.doctor.owners import Owners
 from sm.errors import Busy, HostUnreachable, RecordMissing, SmError, SrUnavailable
 from sm.gc.state.ledger import Ledger
+from sm.hosts import serving
 from sm.hosts.arguments import locked
 from sm.hosts.calls import ask
 from sm.pool.base import Pool, SrRecord, VdiRecord
@@ -74,6 +75,8 @@ def gather(settings: Settings, pool: Pool, ledger: Ledger, sr: SrRecord, *, chec
         leftovers=seen.leftovers,
         dead_links=_dead_links(repository),
         half_started=_half_started(repository),
+        keyless=_keyless(repository),
+        read_only=repository.store.is_read_only(),
         failures=ledger.failures(sr.uuid),
         names=seen.names,
     )
@@ -192,6 +195,19 @@ def _dead_links(repository: Repository) -> tuple[str, ...]:
         return ()
     datapaths = Datapaths(repository.settings)
     return tuple(vdi for vdi in linked if datapaths.find(Disk(repository.uuid, vdi)) is None)
+
+
+def _keyless(repository: Repository) -> tuple[str, ...]:
+    """A key is there before its process and after it, so that both are looked for in this order."""
+    served, found = serving.here(repository), []
+    if not served:
+        return ()
+    datapaths, own = Datapaths(repository.settings), repository.pool.this_host().ref
+    for vdi in served:
+        present = keys.active_hosts(_now(repository, vdi))
+        if own not in present and datapaths.find(Disk(repository.uuid, vdi)) is not None:
+            found.append(vdi)
+    return tuple(found)
 
 
 def _half_started(repository: Repository) -> tuple[str, ...]:

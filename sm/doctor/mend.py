@@ -20,6 +20,7 @@ from sm.doctor.finding import (
     ClearMark,
     DropClaim,
     Finding,
+    PublishUse,
     Recover,
     Remedy,
     RemoveLink,
@@ -27,7 +28,8 @@ from sm.doctor.finding import (
     Scan,
     SettleStart,
 )
-from sm.errors import SmError
+from sm.errors import SmError, VdiInUse
+from sm.hosts import serving
 from sm.owner import has_ended
 from sm.repository import Repository
 from sm.sr import scan_sr
@@ -54,6 +56,8 @@ def in_words(remedy: Remedy) -> str:
             return f"take back that {vdi} is active on this host, if no process serves it"
         case SettleStart(vdi):
             return f"end the process of {vdi} that is half started"
+        case PublishUse(vdi):
+            return f"say in the record of {vdi} that this host serves it"
         case RemoveLink(vdi):
             return f"remove the dead link of {vdi}"
         case Scan():
@@ -86,6 +90,8 @@ def _apply(repository: Repository, remedy: Remedy) -> None:
             _reset_key(repository, remedy)
         case SettleStart():
             _settle_start(repository, remedy)
+        case PublishUse():
+            _publish_use(repository, remedy)
         case RemoveLink():
             _remove_link(repository, remedy)
         case Scan():
@@ -128,6 +134,12 @@ def _reset_key(repository: Repository, remedy: ResetKey) -> None:
 def _settle_start(repository: Repository, remedy: SettleStart) -> None:
     with repository.locks.hold("vdi", remedy.vdi, "doctor"):
         Datapaths(repository.settings).settle(Disk(repository.uuid, remedy.vdi))
+
+
+def _publish_use(repository: Repository, remedy: PublishUse) -> None:
+    with repository.locks.hold("vdi", remedy.vdi, "doctor"):
+        if not serving.publish(repository, Disk(repository.uuid, remedy.vdi)):
+            raise VdiInUse(f"{remedy.vdi} is not served here, or another host has it, too")
 
 
 def _remove_link(repository: Repository, remedy: RemoveLink) -> None:

@@ -11,6 +11,7 @@ from sm.doctor.finding import (
     ClearMark,
     DropClaim,
     Finding,
+    PublishUse,
     Recover,
     RemoveLink,
     ResetKey,
@@ -144,11 +145,26 @@ def _unfinished(facts: Facts, found: FoundEntry) -> Finding:
     return Finding("unfinished-work", facts.sr.uuid, entry.key, text, command, remedy)
 
 
+def read_only(facts: Facts) -> Iterator[Finding]:
+    """Storage that takes no write."""
+    if facts.read_only:
+        text = "the file system of the SR is read-only"
+        yield Finding("storage-read-only", facts.sr.uuid, facts.sr.uuid, text, _show(facts))
+
+
 def half_started(facts: Facts) -> Iterator[Finding]:
     """Processes that were being started when whoever did so was ended."""
     for vdi in facts.half_started:
         text = f"an activation of {facts.named(vdi)} was interrupted while its process was starting"
         yield Finding("start-unfinished", facts.sr.uuid, vdi, text, _fix(facts), SettleStart(vdi))
+
+
+def keyless(facts: Facts) -> Iterator[Finding]:
+    """Processes of this host that no host key tells of."""
+    for vdi in facts.keyless:
+        text = f"a process of this host serves {facts.named(vdi)}, and its record does not say so"
+        remedy = PublishUse(vdi)
+        yield Finding("process-without-key", facts.sr.uuid, vdi, text, _fix(facts), remedy)
 
 
 def dead_links(facts: Facts) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from sm import claims, keys, room
 from sm.datapath.base import CommittingDatapath, Datapath, Disk, Job, JobState, Served
 from sm.datapath.choose import Datapaths
 from sm.errors import BadRequest, Busy, SmError, Unimplemented, VdiMissing
-from sm.hosts import leaf_actions, leaf_switch
+from sm.hosts import leaf_actions, leaf_switch, serving
 from sm.hosts.arguments import Answer, Arguments, chain_of, job_answer, locked, uuid_of, vdi_of
 from sm.kick import kick
 from sm.repository import Repository
@@ -218,6 +218,7 @@ ACTIONS: Mapping[str, Callable[[Repository, Arguments], Answer]] = {
     "take_back_room": _take_back_room,
     "kick": _kick,
     **leaf_actions.ACTIONS,
+    **serving.ACTIONS,
 }
 """By name. Each is asked with `sr_uuid`; those about a disk with `vdi_uuid`."""
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 
+from sm.absent import open_anyhow
 from sm.config import Settings
 from sm.cowutil.errors import ImageError
 from sm.errors import BadRequest, HostUnreachable, SmError
@@ -21,6 +22,9 @@ from sm.tree import Node
 from sm.uuids import require_uuid
 
 log = logging.getLogger(__name__)
+
+OF_PROCESSES = frozenset({"look", "serving"})
+"""What is answered from the processes of the host, whether the storage is there or not."""
 
 HELLO = "hello"
 """The one function that is about a host, not about an SR."""
@@ -61,7 +65,8 @@ def _answer(settings: Settings, pool: Pool, function: str, arguments: Arguments)
         if "sr_uuid" not in arguments:
             raise BadRequest(f"{function}: sr_uuid is missing")
         require_uuid(arguments["sr_uuid"])
-        repository = Repository.open(arguments["sr_uuid"], settings, pool)
+        opened = open_anyhow if function in OF_PROCESSES else Repository.open
+        repository = opened(arguments["sr_uuid"], settings, pool)
         return success(perform(repository, function, arguments))
     except SmError as error:
         log.info("%r: %s", function, error)

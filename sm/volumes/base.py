@@ -91,6 +91,10 @@ class VolumeStore(ABC):
     named_by_master: ClassVar[bool] = False
     """Whether only the SR master may rename volumes; else any host with the SR lock of its own."""
 
+    def is_read_only(self) -> bool:
+        """Whether nothing can be written where the volumes are; False where that is not known."""
+        return False
+
     @abstractmethod
     def require_present(self) -> None:
         """Raise `SrUnavailable` unless the storage is still the one that was attached."""

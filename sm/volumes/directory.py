@@ -61,6 +61,10 @@ class DirectoryStore(VolumeStore):
                 " or unmounted?"
             )
 
+    def is_read_only(self) -> bool:
+        """As its file system is mounted, or has become after an error."""
+        return bool(os.statvfs(self.folder).f_flag & os.ST_RDONLY)
+
     def listing(self) -> Listing:
         """Every image file; a name that is not ours but ends like an image is a stranger."""
         self.require_present()

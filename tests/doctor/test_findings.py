@@ -16,6 +16,7 @@ from sm.doctor.finding import (
     ClearMark,
     DropClaim,
     Finding,
+    PublishUse,
     Recover,
     RemoveLink,
     ResetKey,
@@ -177,6 +178,8 @@ CASES: Mapping[str, Callable[[], Facts]] = {
     "key-without-process": lambda: replace(WELL, uses=(USE,)),
     "host-silent": lambda: replace(WELL, uses=(replace(USE, served=None, problem="silence"),)),
     "host-unknown": lambda: replace(WELL, uses=(replace(USE, served=None, known=False),)),
+    "process-without-key": lambda: replace(WELL, keyless=("d",)),
+    "storage-read-only": lambda: replace(WELL, read_only=True),
     "start-unfinished": lambda: replace(WELL, half_started=("d",)),
     "waits-for-space": lambda: _waiting(keys.WAITS_FOR_SPACE),
     "waits-for-master": lambda: _waiting(keys.WAITS_FOR_MASTER),
@@ -243,6 +246,7 @@ def _remedies(found: list[Finding]) -> list[object]:
         ("names-differ", Scan()),
         ("dead-link", RemoveLink("d")),
         ("start-unfinished", SettleStart("d")),
+        ("process-without-key", PublishUse("d")),
         ("image-unreadable", None),
         ("image-corrupt", None),
         ("stranger", None),
@@ -321,7 +325,9 @@ def test_another_host_than_the_master_judges_only_what_is_its_own() -> None:
             continue
         found = [each.code for each in findings(replace(made, master=False))]
         own = ("stale-activating", "foreign-mark", "dead-link", "start-unfinished")
-        assert found == ([code] if code in own or code.startswith(("key", "host")) else [])
+        own = (*own, "storage-read-only")
+        kinds = ("key", "host", "process")
+        assert found == ([code] if code in own or code.startswith(kinds) else [])
 
 
 def test_nothing_is_mended_beside_a_journal_that_cannot_be_read() -> None:

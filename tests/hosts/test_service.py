@@ -114,7 +114,8 @@ def test_only_the_actions_can_be_asked_and_what_becomes_a_path_is_a_uuid(pool: P
         for function in ACTIONS:
             answer = ask(pool.second, function, sr_uuid=bad, vdi_uuid=disk, chain="[]", claim="x")
             assert answer["error"]["name"] == "InvalidArg"
-        for function in set(ACTIONS) - {"give_way", "kick"}:  # which are not about a disk
+        of_no_disk = {"give_way", "kick", "serving"}
+        for function in set(ACTIONS) - of_no_disk:
             answer = ask(pool.second, function, sr_uuid=pool.sr, vdi_uuid=bad, chain="[]")
             assert answer["error"]["name"] == "InvalidArg"
         for chain in (json.dumps([[bad, "qcow2"]]), json.dumps([[disk, bad]]), bad, "[1]", "{}1"):
@@ -122,7 +123,7 @@ def test_only_the_actions_can_be_asked_and_what_becomes_a_path_is_a_uuid(pool: P
             assert answer["error"]["name"] in ("InvalidArg", "BadRequest")
     for function in ACTIONS:
         assert "sr_uuid" in ask(pool.second, function)["error"]["detail"]
-    for function in set(ACTIONS) - {"kick"}:  # which needs nothing else
+    for function in set(ACTIONS) - {"kick", "serving"}:  # which need nothing else
         error = ask(pool.second, function, sr_uuid=pool.sr)["error"]
         assert error["name"] == "BadRequest"
         assert "is missing" in error["detail"]

@@ -23,7 +23,7 @@ from sm.datapath.tapdisk.links import argument
 from sm.datapath.tapdisk.minors import Minors
 from sm.datapath.tapdisk.wire import Listed, State
 from sm.errors import SmError
-from sm.owner import start_time
+from sm.owner import boot_id, start_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Life:
     def start(self, disk: Disk, chain: Sequence[ImageRef], *, read_only: bool) -> Note:
         """Start a tapdisk and have it open the chain. What fails is undone."""
         extra: dict[str, Any] = {CONTROL: str(self._control_folder)}
-        note = Note(disk, tuple(chain), read_only, extra=extra, token=tokens.new())
+        note = Note(disk, tuple(chain), read_only, boot=boot_id(), extra=extra, token=tokens.new())
         self._notes.write(note)
         try:
             minor = self._minors(note).allocate(self._owner(disk))
