@@ -60,7 +60,7 @@ def start(target: str, file: Path, *, verbose: bool = False, journal: Path = JOU
             formatter = logging.Formatter("%(message)s")
         elif target == "file":
             file.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(file, encoding="utf-8")
+            handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
             formatter = JsonFormatter()
         else:
             handler = logging.StreamHandler(sys.stderr)

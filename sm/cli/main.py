@@ -108,6 +108,12 @@ COMMANDS: Sequence[Command] = (
     Command("sr", "list", sr_commands.list_),
     Command("sr", "show", sr_commands.show, (_SR,)),
     Command("sr", "scan", sr_commands.scan, (_SR,)),
+    Command(
+        "sr",
+        "release",
+        sr_commands.release,
+        (_SR, _arg("record", help="the name of the record, as 'sm doctor' tells it")),
+    ),
     Command("sr", "trim", sr_commands.trim, (_SR,)),
     Command("sr", "attach", sr_commands.attach, (_SR, _CONFIG)),
     Command("sr", "detach", sr_commands.detach, (_SR,)),

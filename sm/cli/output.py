@@ -21,9 +21,9 @@ class Output:
     def result(self, document: Any, text: str) -> None:
         """Give `document` as JSON, or `text` (nothing when it is empty) for people."""
         if self.as_json:
-            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.write(printable(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
         elif text:
-            sys.stdout.write(text.rstrip("\n") + "\n")
+            sys.stdout.write(printable(text.rstrip("\n")) + "\n")
 
     def table(self, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
         """Give rows as JSON, or as a table of `columns` (key to heading) for people."""
@@ -65,6 +65,11 @@ class Output:
         with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def printable(text: str) -> str:
+    """The same, with what no encoding has (file names of other bytes) as JSON would escape it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

@@ -173,6 +173,18 @@ def scan(admin: Admin, options: Namespace) -> None:
     admin.output.result(document, "\n".join([f"{len(forest.nodes)} images", *lines]))
 
 
+def release(admin: Admin, options: Namespace) -> None:
+    """Let a record of the journal that was set aside hold nothing any more.
+
+    Do so when all disks of its tree are found to be whole. The record itself is kept.
+    """
+    repository = admin.repository(admin.find_sr(options.sr))
+    repository.require_master()
+    with repository.locked("sr release"):
+        name = repository.journal.release(options.record)
+    admin.output.result({"uuid": repository.uuid, "record": name}, name)
+
+
 def trim(admin: Admin, options: Namespace) -> None:
     """Tell the devices of an SR which of their space is free, so that they may use it."""
     sr = admin.find_sr(options.sr)

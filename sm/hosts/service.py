@@ -20,6 +20,7 @@ from types import FrameType
 from sm import config, log, watching
 from sm.attachment import Attachments
 from sm.config import Settings
+from sm.cowutil.errors import ImageError
 from sm.datapath.sockets import socket_folder
 from sm.errors import InvalidArgument, SmError
 from sm.hosts.calls import answer
@@ -98,7 +99,7 @@ def _settle(settings: Settings, pool: PoolAdmin) -> None:
         sr_uuid = attachment.sr_uuid
         try:
             settle_all(Repository.open(sr_uuid, settings, pool))
-        except SmError as error:
+        except (SmError, ImageError, OSError) as error:
             logger.warning("SR %s: %s", sr_uuid, error)
 
 
