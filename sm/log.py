@@ -77,6 +77,17 @@ def start(target: str, file: Path, *, verbose: bool = False, journal: Path = JOU
     root.propagate = False
 
 
+def place() -> str | None:
+    """Where the log of this process goes; None before it has begun."""
+    for handler in logging.getLogger("sm").handlers:
+        if isinstance(handler, logging.FileHandler):
+            return handler.baseFilename
+        return {"SysLogHandler": "syslog", "JournalHandler": "the journal"}.get(
+            type(handler).__name__, "standard error"
+        )
+    return None
+
+
 def fields_of(record: logging.LogRecord) -> dict[str, str]:
     """What a line is about: what the block said, what the call gave as `extra`, and the code."""
     found = dict(_about.get())

@@ -130,8 +130,15 @@ class Worker:
                         break
                     ear.wait(self._patience())
                     self._stopping = self._stopping or ear.orphaned
-            finally:
+            except BaseException:
+                # Whatever ends us, such as ctrl-C: what the jobs came to is remembered.
                 self._halt_all()
+                for job in self._ended_jobs():
+                    log.info("job %s has ended", job.id)
+                raise
+            else:
+                self._halt_all()
+            finally:
                 self._answer(ear, ENDED)
                 self._ear = None
             yield from self._ended_jobs()

@@ -12,6 +12,7 @@ from sm.cli.sizes import parse_size, show_size
 from sm.drivers.registry import driver_class
 from sm.errors import InvalidArgument, SrExists, SrInUse, SrUnavailable
 from sm.pool.base import SrRecord
+from sm.secrets import masked
 from sm.sr import reach
 
 
@@ -149,9 +150,9 @@ def _row(admin: Admin, sr: SrRecord) -> dict[str, Any]:
         "virtual_allocation": sr.virtual_allocation,
         "physical_size": sr.physical_size,
         "physical_utilisation": sr.physical_utilisation,
-        "device_config": dict(pbds[0].device_config) if pbds else {},
-        "sm_config": dict(sr.sm_config),
-        "other_config": dict(sr.other_config),
+        "device_config": masked(pbds[0].device_config) if pbds else {},
+        "sm_config": masked(sr.sm_config),
+        "other_config": masked(sr.other_config),
     }
 
 
