@@ -17,6 +17,7 @@ from typing import Any
 from sm import decode, durable
 from sm.cowutil.base import ImageRef
 from sm.datapath.base import Disk
+from sm.datapath.sockets import release_folder
 from sm.errors import StateUnreadable
 from sm.owner import boot_id, start_time
 
@@ -61,7 +62,7 @@ class Notes:
 
     def write(self, note: Note) -> Note:
         """Replace the note of a disk, for good."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         content = asdict(note)
         content["chain"] = [[str(image.path), image.format] for image in note.chain]
         content["path"] = None if note.path is None else str(note.path)
@@ -86,6 +87,7 @@ class Notes:
         """Remove the note of a disk."""
         if self._folder.is_dir():
             durable.remove(self._path(disk))
+            release_folder(self._folder, lambda: bool(self._paths()))
 
     def __iter__(self) -> Iterator[Note]:
         """All notes that can be read."""
