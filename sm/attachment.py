@@ -2,23 +2,37 @@
 
 A driver says so when it attaches; everything else, the collector included, opens the store from
 here and need not know the driver. True until the host boots again.
+
+A record that cannot be read is an error for its SR alone.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sm import durable
+from sm import decode, durable
 from sm.config import Settings
 from sm.cowutil.registry import Formats
-from sm.errors import SrUnavailable
+from sm.errors import SrUnavailable, StateUnreadable
 from sm.owner import boot_id
 from sm.volumes.base import VolumeStore
 from sm.volumes.registry import open_store
+
+log = logging.getLogger(__name__)
+
+_MEMBERS: Mapping[str, decode.Types] = {
+    "sr_uuid": (str,),
+    "sr_type": (str,),
+    "store": (str,),
+    "place": (dict,),
+    "boot": (str,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +74,21 @@ class Attachments:
         return Attachment(sr_uuid, sr_type, store, place, boot_id())
 
     def find(self, sr_uuid: str) -> Attachment | None:
-        """The attachment of an SR, if there is one since the last boot."""
+        """The attachment of an SR, if there is one since the last boot.
+
+        Raises `StateUnreadable` where that cannot be known.
+        """
+        path = self._path(sr_uuid)
         try:
-            content = json.loads(self._path(sr_uuid).read_text(encoding="utf-8"))
+            found = Attachment(**decode.members(durable.read_file(path), _MEMBERS))
+            if found.sr_uuid != sr_uuid:
+                raise ValueError(f"it is of SR {found.sr_uuid[:40]!r}")
         except FileNotFoundError:
             return None
-        found = Attachment(**content)
+        except ValueError as error:
+            raise StateUnreadable(
+                f"whether SR {sr_uuid} is attached cannot be known: {path}: {error}"
+            ) from error
         return found if found.boot == boot_id() else None
 
     def require(self, sr_uuid: str) -> Attachment:
@@ -76,10 +99,36 @@ class Attachments:
         return found
 
     def all(self) -> list[Attachment]:
-        """The attachments of all SRs that are attached now."""
+        """The attachments of all SRs that are attached now, but for those that cannot be read."""
+        found = []
+        for uuid in self._named():
+            try:
+                attachment = self.find(uuid)
+            except StateUnreadable as error:
+                log.warning("%s", error)
+                continue
+            if attachment is not None:
+                found.append(attachment)
+        return found
+
+    def unreadable(self) -> dict[str, str]:
+        """UUID of each SR whose attachment cannot be read, and why."""
+        found = {}
+        for uuid in self._named():
+            try:
+                self.find(uuid)
+            except StateUnreadable as error:
+                found[uuid] = error.detail
+        return found
+
+    def set_aside(self, sr_uuid: str) -> None:
+        """Give the record of an SR another name, under which it counts for nothing."""
+        path = self._path(sr_uuid)
+        durable.rename(path, path.with_suffix(f".aside-{time.time_ns()}"))
+
+    def _named(self) -> list[str]:
         uuids = sorted(path.stem for path in self._folder.glob("*.json"))
-        named = [uuid for uuid in uuids if not uuid.startswith(durable.TEMPORARY_PREFIX)]
-        return [found for found in map(self.find, named) if found is not None]
+        return [uuid for uuid in uuids if not uuid.startswith(durable.TEMPORARY_PREFIX)]
 
     def since(self, sr_uuid: str) -> float:
         """When an SR was attached, in seconds since 1970; 0 when it is not."""

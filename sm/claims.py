@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sm import keys
+from sm import decode, keys
 from sm.errors import Busy, DuplicateKey
 from sm.owner import Owner
 from sm.repository import Repository
@@ -32,9 +32,22 @@ class Claim:
 
 
 def standing(repository: Repository) -> list[Claim]:
-    """The claims on the SR, read afresh."""
+    """The claims on the SR, read afresh.
+
+    One that cannot be read claims the image in its key, for somebody who is not known to have
+    ended; whoever it keeps off is told.
+    """
     kept = repository.pool.sr_by_uuid(repository.uuid).sm_config
-    return [parse(key, value) for key, value in kept.items() if is_claim(key)]
+    return [_standing(key, value) for key, value in kept.items() if is_claim(key)]
+
+
+def _standing(key: str, value: str) -> Claim:
+    try:
+        return parse(key, value)
+    except ValueError:
+        target = key.removeprefix(keys.CLAIM_PREFIX).removeprefix(keys.CHANGE_PREFIX)
+        unknown = Owner("", "", 0, 0, f"the claim {key}, which cannot be read")
+        return Claim(key, "", frozenset((target,)), unknown)
 
 
 def is_claim(key: str) -> bool:
@@ -45,11 +58,11 @@ def is_claim(key: str) -> bool:
 def parse(key: str, value: str) -> Claim:
     """A claim from its key and value; ValueError for something else."""
     try:
-        content = json.loads(value)
+        content = decode.members(value, {"id": (str,), "images": (list,), "owner": (str,)})
         owner = Owner.parse(content["owner"])
-        return Claim(key, content["id"], frozenset(content["images"]), owner)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"not a claim: {value!r}") from error
+        return Claim(key, content["id"], frozenset(decode.texts(content["images"])), owner)
+    except ValueError as error:
+        raise ValueError(f"not a claim: {value[:100]!r}: {error}") from error
 
 
 def publish_merge(repository: Repository, target: str, images: Collection[str]) -> Claim:

@@ -12,15 +12,16 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
-from configparser import ConfigParser
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sm import settings_file
 from sm.cowutil.registry import FORMATS
-from sm.durable import write_file
+from sm.durable import read_file, write_file
 from sm.errors import InvalidArgument
 from sm.inventory import installation_uuid
+from sm.settings_file import Options
 
 SYSTEM_ROOT = Path("/var/lib/sm")
 SYSTEM_CONFIG = Path("/etc/sm/sm.conf")
@@ -127,26 +128,23 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         given = environment.get("SM_ROOT")
         root = Path(given) if given else default_root(environment)
     root = root.absolute()
-    parser = ConfigParser(interpolation=None)
-    parser.read([SYSTEM_CONFIG, root / "sm.conf"], encoding="utf-8")
-    options: Mapping[str, str] = parser["sm"] if parser.has_section("sm") else {}
+    options = settings_file.read([SYSTEM_CONFIG, root / "sm.conf"])
     xapi_socket = Path(options.get("xapi_socket", str(XAPI_SOCKET)))
-    kind = options.get("pool", "auto")
+    kind = _one_of(options, "pool", "auto", "embedded", "xapi")
     if kind == "auto":
         kind = "xapi" if xapi_socket.exists() else "embedded"
     inventory = Path(options.get("xapi_inventory", str(XAPI_INVENTORY)))
-    formats = options.get("preferred_image_formats", ",".join(FORMATS))
-    return Settings(
+    settings = Settings(
         root=root,
         pool_kind=kind,
-        pool_database=_place(options.get("pool_database", str(root / "pool.db"))),
+        pool_database=_place(options, str(root / "pool.db")),
         xapi_socket=xapi_socket,
         xapi_inventory=inventory,
         host_uuid=options.get("host_uuid") or _host_uuid(root / "host_uuid", kind, inventory),
         host_name=options.get("host_name", socket.gethostname()),
-        preferred_formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
+        preferred_formats=_formats(options),
         lock_seconds=_number(options, "lock_seconds", 60.0, 0.0),
-        log_target=options.get("log", "file"),
+        log_target=_one_of(options, "log", "file", "journald", "syslog", "stderr"),
         datapath=_one_of(options, "datapath", "auto", "tapdisk", "own"),
         tapdisk=options.get("tapdisk", "tapdisk"),
         tapdisk_control=Path(options.get("tapdisk_control", str(TAPDISK_CONTROL))),
@@ -163,10 +161,12 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         pause_seconds=_number(options, "pause_seconds", 2.0, 0.0, more=True),
         thin_spare_bytes=int(_number(options, "thin_spare_mib", 256.0, 4.0)) << 20,
     )
+    options.require_known()
+    return settings
 
 
 def _number(
-    options: Mapping[str, str], name: str, default: float, least: float, *, more: bool = False
+    options: Options, name: str, default: float, least: float, *, more: bool = False
 ) -> float:
     """An option that is a finite number: `least`, or more; with `more` only that."""
     given = options.get(name, default)
@@ -175,37 +175,53 @@ def _number(
         if least <= value < math.inf and not (more and value == least):
             return value
     bounds = f"above {least:g}" if more else f"from {least:g} on"
-    raise InvalidArgument(f"sm.conf: {name} is a number {bounds}, not {given!r}")
+    raise InvalidArgument(f"{options.place(name)}: {name} is a number {bounds}, not {given!r}")
 
 
-def _one_of(options: Mapping[str, str], name: str, *values: str) -> str:
+def _one_of(options: Options, name: str, *values: str) -> str:
     """An option with a few possible values, the first by default."""
     value = options.get(name, values[0])
     if value not in values:
-        raise InvalidArgument(f"sm.conf: {name} is one of {', '.join(values)}, not {value!r}")
+        allowed = ", ".join(values)
+        raise InvalidArgument(f"{options.place(name)}: {name} is one of {allowed}, not {value!r}")
     return value
 
 
-def _place(value: str) -> Path | str:
+def _formats(options: Options) -> tuple[str, ...]:
+    """Formats in the order in which they are preferred."""
+    name = "preferred_image_formats"
+    given = options.get(name, ",".join(FORMATS))
+    found = tuple(each.strip() for each in given.split(",") if each.strip())
+    for each in found:
+        if each not in FORMATS:
+            known = ", ".join(FORMATS)
+            raise InvalidArgument(f"{options.place(name)}: {each!r} is none of {known}")
+    return found
+
+
+def _place(options: Options, default: str) -> Path | str:
     """Where the pool database is: a path, unless it is a URL."""
+    value = options.get("pool_database", default)
     scheme, separator, _ = value.partition("://")
     if not separator:
         return Path(value)
     if scheme in URL_SCHEMES:
         return value
     raise InvalidArgument(
-        f"sm.conf: pool_database is a path or a URL postgresql://..., not one with {scheme!r}"
+        f"{options.place('pool_database')}: pool_database is a path or a URL postgresql://...,"
+        f" not one with {scheme!r}"
     )
 
 
-def _credentials(options: Mapping[str, str], root: Path) -> Credentials | None:
+def _credentials(options: Options, root: Path) -> Credentials | None:
     """The three files for TLS, relative to the root; all of them or none."""
     names = ("host_certificate", "host_key", "host_authority")
     given = [root / options[name] for name in names if options.get(name)]
     if not given:
         return None
     if len(given) < len(names):
-        raise InvalidArgument(f"sm.conf: TLS needs all of {', '.join(names)}")
+        place = options.place(next(name for name in names if options.get(name)))
+        raise InvalidArgument(f"{place}: TLS needs all of {', '.join(names)}")
     return Credentials(*given)
 
 
@@ -220,8 +236,19 @@ def _host_uuid(path: Path, pool_kind: str, inventory: Path) -> str:
             if found is not None:
                 return found
     try:
-        return path.read_text(encoding="ascii").strip()
+        return _identity(path)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, f"{uuid.uuid4()}\n".encode("ascii"), exclusive=True)
-        return path.read_text(encoding="ascii").strip()
+        return _identity(path)
+
+
+def _identity(path: Path) -> str:
+    """The UUID in a file. What is damaged is not made anew: claims and marks carry the old one."""
+    try:
+        return str(uuid.UUID(read_file(path).decode("ascii").strip()))
+    except ValueError as error:
+        raise InvalidArgument(
+            f"{path}, line 1: the UUID of this host cannot be read: {error}; write it there again,"
+            " as 'sm host list' of another host or the records of the pool have it"
+        ) from error

@@ -111,6 +111,24 @@ class SrScanFailed(SmError):
     name = "SRScan"
 
 
+class StateUnreadable(SmError):
+    """A file that says something about one SR, disk or process cannot be read."""
+
+    name = "StateUnreadable"
+
+
+class Interrupted(SmError):
+    """Whoever gave the command has it end."""
+
+    name = "Interrupted"
+
+
+class Defect(SmError):
+    """Something that should not be possible: a fault of ours, not of who gave the command."""
+
+    name = "GenericException"
+
+
 class VdiInUse(SmError):
     """The disk is active, here or on another host."""
 

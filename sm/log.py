@@ -60,7 +60,7 @@ def start(target: str, file: Path, *, verbose: bool = False, journal: Path = JOU
             formatter = logging.Formatter("%(message)s")
         elif target == "file":
             file.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(file, encoding="utf-8")
+            handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
             formatter = JsonFormatter()
         else:
             handler = logging.StreamHandler(sys.stderr)
@@ -75,6 +75,17 @@ def start(target: str, file: Path, *, verbose: bool = False, journal: Path = JOU
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
     root.propagate = False
+
+
+def place() -> str | None:
+    """Where the log of this process goes; None before it has begun."""
+    for handler in logging.getLogger("sm").handlers:
+        if isinstance(handler, logging.FileHandler):
+            return handler.baseFilename
+        return {"SysLogHandler": "syslog", "JournalHandler": "the journal"}.get(
+            type(handler).__name__, "standard error"
+        )
+    return None
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, str]:

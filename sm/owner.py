@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
+from sm import decode
+
 
 @cache
 def boot_id() -> str:
@@ -32,6 +34,15 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" and threads <= 1 else int(fields[19])
 
 
+_MEMBERS: dict[str, decode.Types] = {
+    "host": (str,),
+    "boot": (str,),
+    "pid": (int,),
+    "started": (int,),
+    "operation": (str,),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """One process on one boot of one host, and what it is doing."""
@@ -52,9 +63,9 @@ class Owner:
     def parse(cls, text: str) -> Self:
         """Read what `text` returned; ValueError when it is something else."""
         try:
-            return cls(**json.loads(text))
-        except TypeError as error:
-            raise ValueError(f"not an owner: {text!r}") from error
+            return cls(**decode.members(text, _MEMBERS))
+        except ValueError as error:
+            raise ValueError(f"not an owner: {text[:100]!r}: {error}") from error
 
     @property
     def text(self) -> str:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from sm import keys, process
+from sm import holding, keys, process
 from sm.attachment import Attachments
 from sm.config import Settings
 from sm.cowutil.base import ImageRef
@@ -132,12 +132,15 @@ class Repository:
         return Room(empty, image.full_size(virtual_size) if written else empty)
 
     def held(self) -> dict[str, str]:
-        """UUID of each image that unfinished work is about, and which work."""
-        return {
-            uuid: f"{entry.operation} of {entry.key}"
-            for entry in self.journal.entries()
-            for uuid in entry.images
-        }
+        """UUID of each image that unfinished work is about, and which work. SR lock held.
+
+        The images are only looked at where a record of the journal cannot be read.
+        """
+        found = self.journal.contents()
+        held = holding.by_entries(found.entries)
+        if found.unreadable:
+            held = {**holding.by_unreadable(found.unreadable, self.scan().forest), **held}
+        return held
 
     def interrupted(self) -> frozenset[str]:
         """The names of the entries of collectors that have ended; running ones see to theirs."""

@@ -18,9 +18,10 @@ from sm.absent import open_anyhow
 from sm.attachment import Attachment, Attachments
 from sm.config import Settings
 from sm.datapath.choose import Datapaths
-from sm.errors import SmError, SrInUse, SrNotEmpty
+from sm.errors import SmError, SrInUse, SrNotEmpty, StateUnreadable
 from sm.hold import collector_held_off
 from sm.hosts import leaf_switch, serving
+from sm.journal import shown
 from sm.locks import Locks
 from sm.owner import has_ended
 from sm.pool.base import Pool, VdiRecord
@@ -105,17 +106,26 @@ def create(driver: SrDriver, sr_uuid: str, device_config: Mapping[str, str], siz
 
 
 def reach(driver: SrDriver, sr_uuid: str, device_config: Mapping[str, str]) -> bool:
-    """Make the storage of an SR reachable on this host; False when it was so already."""
+    """Make the storage of an SR reachable on this host; False when it was, or may have been so."""
     with _locked(driver.settings, sr_uuid, "sr_attach"):
-        if driver.attachments.find(sr_uuid) is not None:
-            return False
+        known = True
+        try:
+            if driver.attachments.find(sr_uuid) is not None:
+                return False
+        except StateUnreadable as error:
+            # Its disks may be in use: their marks stay, and nothing is released.
+            log.warning("SR %s is attached anew: %s", sr_uuid, error)
+            known = False
         attachment = driver.attach(sr_uuid, device_config)
         try:
+            if not known:
+                driver.attachments.set_aside(sr_uuid)
             driver.attachments.save(attachment)
         except BaseException:
-            driver.detach(attachment)
+            if known:
+                driver.detach(attachment)
             raise
-        return True
+        return known
 
 
 @contextmanager
@@ -275,10 +285,12 @@ def _empty(repository: Repository) -> None:
         records = repository.vdis()
         kept += [uuid for uuid, record in records.items() if _is_lost(record, found)]
         unknown = [reference.name for reference in found.forest.references]
-        entries = repository.journal.entries()
+        journal = repository.journal.contents()
+        entries = journal.entries
         # What a collector had begun is of no use without a disk.
         merges = [entry for entry in entries if entry.operation in COLLECTOR_OPERATIONS]
         unknown += [entry.record_name for entry in entries if entry not in merges]
+        unknown += [shown(each.name) for each in journal.unreadable]
         if kept or unknown:
             raise SrNotEmpty(", ".join(kept + unknown))
         for entry in merges:

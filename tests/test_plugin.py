@@ -15,7 +15,7 @@ import pytest
 from sm import plugin
 from sm.drivers.file import FileSr
 from sm.sr import FoundSr
-from tests.support.plugin import Plugin, document
+from tests.support.plugin import EXECUTABLES, Plugin, document
 
 
 class BrokenSr(FileSr):
@@ -90,3 +90,13 @@ def test_a_choice_goes_to_standard_error_and_nothing_else(tmp_path: Path) -> Non
     with pytest.raises(xmlrpc.client.Fault) as raised:
         xmlrpc.client.loads(ended.stdout)
     assert (raised.value.faultCode, "a or b" in raised.value.faultString) == (107, True)
+
+
+def test_a_request_that_is_no_utf8_is_refused() -> None:
+    """With a fault of its own, and no traceback."""
+    ended = subprocess.run(
+        [EXECUTABLES / "FileSR", b"<methodCall>\xff</methodCall>"], capture_output=True, check=False
+    )
+    with pytest.raises(xmlrpc.client.Fault, match="no UTF-8"):
+        xmlrpc.client.loads(ended.stdout)
+    assert b"Traceback" not in ended.stderr

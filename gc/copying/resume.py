@@ -3,16 +3,21 @@
 A record says up to which byte of the disk the target has everything, and from which images. It
 counts only for exactly these images, untouched since: they are hidden, and nobody writes to them.
 Where merged images give back what was copied, they tell by themselves, and no record is needed.
+One that cannot be read counts for nothing: the merge begins anew, and replaces it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 
+from sm import decode
 from sm.cowutil.base import Steps
 from sm.repository import Repository
 from sm.tree import Forest
+
+log = logging.getLogger(__name__)
 
 PREFIX = "merged-"
 
@@ -29,16 +34,45 @@ def steps(
     if give_back:
         return Steps(give_back=True)
     found = repository.store.records().get(_name(target))
-    begin = 0
-    if found is not None:
-        content = json.loads(found)
-        begin = content["reached"] if content["images"] == prints else 0
+    begin = 0 if found is None else _reached(found, target, prints)
 
     def reached(byte: int) -> None:
         content = {"images": dict(prints), "reached": byte}
         repository.store.write_record(_name(target), json.dumps(content).encode("utf-8"))
 
     return Steps(begin, reached)
+
+
+def _reached(content: bytes, target: str, prints: Mapping[str, str]) -> int:
+    """Up to which byte the target has everything of images with these prints, as a record says."""
+    try:
+        images, reached = _parse(content)
+    except ValueError as error:
+        log.warning("how far the merge into %s came cannot be read: %s", target, error)
+        return 0
+    return reached if images == prints else 0
+
+
+def _parse(content: bytes) -> tuple[dict[str, object], int]:
+    """The images and the byte of a record; ValueError for something else."""
+    if not content:
+        raise ValueError("it is empty, or no regular file of a bounded length")
+    found = decode.members(content, {"images": (dict,), "reached": (int,)})
+    if found["reached"] < 0:
+        raise ValueError(f"reached is {found['reached']}")
+    return found["images"], found["reached"]
+
+
+def unreadable(records: Mapping[str, bytes]) -> list[str]:
+    """The names of those among the records of an SR that should be such ones and are not."""
+    found = []
+    for name, content in records.items():
+        if name.startswith(PREFIX):
+            try:
+                _parse(content)
+            except ValueError:
+                found.append(name)
+    return found
 
 
 def forget(repository: Repository, target: str) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
 from sm import claims, keys
 from sm.cowutil.errors import ImageError
-from sm.errors import SmError
 from sm.gc import recovery
 from sm.gc.plan import costs, decision
 from sm.gc.plan.decision import Decision
@@ -18,7 +16,7 @@ from sm.gc.plan.schedule import Candidate, Kind, due
 from sm.gc.service.clock import Clock
 from sm.gc.service.conditions import Barrier
 from sm.gc.service.jobs import Job, Work
-from sm.gc.state.ledger import Failure, Ledger, Result
+from sm.gc.state.ledger import Failure, Ledger, Result, doing_without
 from sm.gc.state.status import Delayed
 from sm.journal import Entry
 from sm.repository import Repository
@@ -77,7 +75,7 @@ class Backlog:
         sr = self._repository.uuid
         self._failures = {}
         if not self._once:
-            with self._doing_without():
+            with doing_without():
                 self._ledger.bound(sr, self._clock.wall(now))
                 self._failures = self._ledger.failures(sr)
         actions = () if recover_only else found.plan.actions
@@ -85,7 +83,7 @@ class Backlog:
         self._waiting = found.plan.waiting
         subjects = {subject_of(action) for action in actions}
         since = dict.fromkeys(subjects, self._clock.wall(now))
-        with self._doing_without():
+        with doing_without():
             since = self._ledger.waiting_since(sr, subjects, self._clock.wall(now))
         asked = self._asked(works)
         self._tasks = [
@@ -108,7 +106,7 @@ class Backlog:
             self._pauses[key] = min(LONGEST_PAUSE, pause * 2)
         elif end.result is Result.FAILED:
             self._later[key] = self._clock.now() + LONGEST_PAUSE  # unless the ledger says later
-        with self._doing_without():
+        with doing_without():
             self._ledger.finished(job.finished)
             if end.result is Result.DONE:
                 self._ledger.succeeded(sr, subject)
@@ -123,7 +121,7 @@ class Backlog:
 
     def forgive(self) -> None:
         """Let everything be tried again at once."""
-        with self._doing_without():
+        with doing_without():
             self._ledger.retry(self._repository.uuid)
         self._later.clear()
 
@@ -167,14 +165,6 @@ class Backlog:
             else:
                 found.append(Delayed(subject, "queued", "other work goes first"))
         return tuple(found)
-
-    @contextmanager
-    def _doing_without(self) -> Iterator[None]:
-        """Go on when the ledger cannot be used: a full disk is when a collector is needed most."""
-        try:
-            yield
-        except SmError as error:
-            log.warning("history and patience are lost: %s", error)
 
     def _candidate(
         self,

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 RECOVER = "recover"
 
+DEFECT = "defect"
+"""The code of a job that ended by a fault of ours."""
+
 Work = Action | Entry
 """What a job does: an action of a plan, or to settle an entry that was left."""
 
@@ -147,6 +150,11 @@ class Job:
             try:
                 log.info("%s begins: %s", self.name, self.work)
                 self.end = self._perform()
+            except Exception as error:
+                # A defect of ours in one piece of work must not keep the others from being done.
+                log.exception("%s: a defect", self.name)
+                said = f"{type(error).__name__}: {error}; the log has the details"
+                self.end = End(Result.FAILED, None, DEFECT, said)
             except BaseException as error:  # noqa: BLE001 - the worker raises it in its own thread
                 self.defect = error
             finally:

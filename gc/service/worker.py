@@ -15,7 +15,7 @@ from enum import Enum, auto
 
 from sm import claims, process, snapshot
 from sm.cowutil.base import Progress, ToolResult, no_progress
-from sm.cowutil.errors import Cancelled
+from sm.cowutil.errors import Cancelled, ImageError
 from sm.cowutil.registry import Formats
 from sm.errors import SmError
 from sm.gc.copying import resume
@@ -121,7 +121,7 @@ class Worker:
             self._ear.wake()
 
     def run(self) -> Iterator[Job]:
-        """Work; yields each job that has ended. A defect in one is raised here.
+        """Work; yields each job that has ended.
 
         Raises what `conditions.Conditions.require` does when the SR must be let go, and `SmError`
         when it cannot be looked at, unless it is to go on as a service.
@@ -137,8 +137,15 @@ class Worker:
                         break
                     ear.wait(self._patience())
                     self._stopping = self._stopping or ear.orphaned
-            finally:
+            except BaseException:
+                # Whatever ends us, such as ctrl-C: what the jobs came to is remembered.
                 self._halt_all()
+                for job in self._ended_jobs():
+                    log.info("job %s has ended", job.id)
+                raise
+            else:
+                self._halt_all()
+            finally:
                 self._answer(ear, ENDED)
                 self._ear = None
             yield from self._ended_jobs()
@@ -168,7 +175,7 @@ class Worker:
                 self._look(mark, now)
         except conditions.LetGo:
             raise
-        except SmError as error:
+        except (SmError, ImageError, OSError) as error:
             if self._once:
                 raise
             self._note_trouble(error, now)
@@ -217,7 +224,7 @@ class Worker:
         self._trouble, self._mark, self._look_at = "", mark, now + LOOK_AGAIN_SECONDS
         self._backlog.update(found, now, recover_only=self._setting.mode is Mode.RECOVER)
 
-    def _note_trouble(self, error: SmError, now: float) -> None:
+    def _note_trouble(self, error: Exception, now: float) -> None:
         if str(error) != self._trouble:
             log.warning("the SR cannot be looked at: %s", error)
         self._trouble, self._look_at = str(error), now + TROUBLE_SECONDS

@@ -8,6 +8,7 @@ Times in seconds since 1970, durations in seconds, sizes in bytes.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
@@ -16,6 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from sm.errors import SmError
+
+log = logging.getLogger(__name__)
 
 KEPT_JOBS = 10_000
 """So many finished jobs of each SR are remembered."""
@@ -109,11 +112,25 @@ class Failure:
     next_attempt: float
 
 
+@contextmanager
+def doing_without() -> Iterator[None]:
+    """Go on when the ledger cannot be used: a full disk is when a collector is needed most."""
+    try:
+        yield
+    except SmError as error:
+        log.warning("history and patience are lost: %s", error)
+
+
 class Ledger:
     """The memory of the collectors of one host, in the file `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    @property
+    def path(self) -> Path:
+        """The file; SQLite has more beside it."""
+        return self._path
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

@@ -7,14 +7,19 @@ still lives. Times in seconds since 1970, sizes in bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from sm.durable import TEMPORARY_PREFIX
+from sm import decode, durable
 from sm.owner import Owner
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 64 << 20
+"""Of a status: it names each image that waits, with the reason."""
 
 
 class State(StrEnum):
@@ -91,25 +96,23 @@ class Status:
         path = status_path(run, self.sr)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not synced: it is about a moment, and a boot ends whoever wrote it.
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        temporary.replace(path)
+        durable.write_file(path, json.dumps(asdict(self)).encode("utf-8"), sync=False)
 
     @classmethod
     def read(cls, run: Path, sr: str) -> Self | None:
-        """What the last worker wrote; None where there was none. See `lives`."""
+        """What the last worker wrote; None where there was none, or nothing that can be read.
+
+        See `lives`.
+        """
+        path = status_path(run, sr)
         try:
-            content = json.loads(status_path(run, sr).read_bytes())
+            found = cls(**_members(durable.read_file(path, MOST_BYTES)))
+            Owner.parse(found.owner)
         except FileNotFoundError:
             return None
-        found = cls(
-            **{
-                **content,
-                "state": State(content["state"]),
-                "jobs": tuple(_job(job) for job in content["jobs"]),
-                "waiting": tuple(Delayed(**delayed) for delayed in content["waiting"]),
-            }
-        )
+        except ValueError as error:
+            log.warning("the status of a collector: %s: %s", path, error)
+            return None
         return found if found.lives else replace(found, state=State.STOPPED, jobs=())
 
 
@@ -118,7 +121,50 @@ def status_path(run: Path, sr: str) -> Path:
     return run / "gc" / f"{sr}.status.json"
 
 
-def _job(content: dict[str, object]) -> RunningJob:
-    images = content["images"]
-    named = tuple(map(str, images)) if isinstance(images, Sequence) else ()
-    return RunningJob(**{**content, "images": named})  # type: ignore[arg-type]
+_NUMBER: decode.Types = (int, float)
+_TEXT_OR_NONE: decode.Types = (str, type(None))
+
+_STATUS: dict[str, decode.Types] = {
+    "sr": (str,),
+    "owner": (str,),
+    "state": (str,),
+    "since": _NUMBER,
+    "written": _NUMBER,
+    "next_look": (*_NUMBER, type(None)),
+    "detail": (str,),
+    "jobs": (list,),
+    "waiting": (list,),
+}
+_JOB: dict[str, decode.Types] = {
+    "id": (str,),
+    "action": (str,),
+    "images": (list,),
+    "began": _NUMBER,
+    "into": _TEXT_OR_NONE,
+    "leaf": _TEXT_OR_NONE,
+    "through": _TEXT_OR_NONE,
+    "bytes_done": (int,),
+    "bytes_total": (int,),
+    "bytes_per_second": _NUMBER,
+}
+_DELAYED: dict[str, decode.Types] = {
+    "image": (str,),
+    "code": (str,),
+    "reason": (str,),
+    "next_attempt": (*_NUMBER, type(None)),
+}
+
+
+def _members(content: bytes) -> dict[str, Any]:
+    """The members of a status from its file; ValueError for something else."""
+    found = decode.members(content, _STATUS)
+    return {
+        **found,
+        "state": State(found["state"]),
+        "jobs": tuple(_job(decode.checked(job, _JOB)) for job in found["jobs"]),
+        "waiting": tuple(Delayed(**decode.checked(each, _DELAYED)) for each in found["waiting"]),
+    }
+
+
+def _job(content: dict[str, Any]) -> RunningJob:
+    return RunningJob(**{**content, "images": decode.texts(content["images"])})

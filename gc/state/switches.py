@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Self
 
+from sm import decode
 from sm.errors import DuplicateKey, InvalidArgument
 from sm.pool.base import Pool, SrRecord
 
@@ -23,6 +24,12 @@ PAUSED = "gc-paused"
 DAY_MINUTES = 24 * 60
 PAUSE_SECONDS = 24 * 3600.0
 """A pause ends by itself after so long, unless it was given another end."""
+
+_PAUSE: Mapping[str, decode.Types] = {
+    "by": (str,),
+    "since": (int, float),
+    "until": (int, float),
+}
 
 _HOURS = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)-([01]?\d|2[0-3]):([0-5]\d)")
 
@@ -99,9 +106,9 @@ def read(sr: SrRecord) -> Switches:
             problems.append(error.detail)
     if PAUSED in sr.sm_config:
         try:
-            pause = Pause(**json.loads(sr.sm_config[PAUSED]))
-        except (ValueError, TypeError):
-            problems.append(f"{PAUSED} is {sr.sm_config[PAUSED]!r}; see 'sm gc resume'")
+            pause = Pause(**decode.members(sr.sm_config[PAUSED], _PAUSE, {"reason": (str,)}))
+        except ValueError:
+            problems.append(f"{PAUSED} is {sr.sm_config[PAUSED][:200]!r}; see 'sm gc resume'")
     return Switches(config.get("gc") != "false", rate, hours, pause, tuple(problems))
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socketserver import ThreadingMixIn
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 LOCALHOST = "127.0.0.1"
 PROBE_SECONDS = 2.0
+
+MAX_SCRAPES = 16
+"""At a time, each in a thread. For one more, the one that has said nothing for longest goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +98,49 @@ class _Handler(WSGIRequestHandler):
         log.debug(format, *args)
 
 
-class _TcpServer(ThreadingMixIn, WSGIServer):
+class _BoundedServer(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, and so many connections at most."""
+
     daemon_threads = True
 
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._open: dict[socket.socket, None] = {}
+        self._changing = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own."""
+        with self._changing:
+            self._open[request] = None
+            oldest = next(iter(self._open)) if len(self._open) > MAX_SCRAPES else None
+            if oldest is not None:
+                del self._open[oldest]
+        if oldest is not None:
+            with suppress(OSError):  # it left in this moment
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The end of a connection, however it came."""
+        with self._changing:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+
+class _TcpServer(_BoundedServer):
     def __init__(self, address: Address) -> None:
         if ":" in address.host:
             self.address_family = socket.AF_INET6
-        super().__init__((address.host, address.port), _Handler)
+        super().__init__((address.host, address.port))
 
 
-class _UnixServer(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
+class _UnixServer(_BoundedServer):
     address_family = socket.AF_UNIX
 
     def __init__(self, path: Path) -> None:
         self._path = path
         _remove_dead(path)
-        super().__init__(("", 0), _Handler)
+        super().__init__(("", 0))
 
     def server_bind(self) -> None:
         with short_address(self._path) as address:

@@ -15,7 +15,7 @@ from sm.errors import SmError
 from sm.gc.collector import Collector
 from sm.gc.plan.costs import Cost, cost
 from sm.gc.plan.planner import Plan
-from sm.gc.state.ledger import Failure, Ledger, Total
+from sm.gc.state.ledger import Failure, Ledger, Total, doing_without
 from sm.gc.state.status import Delayed, Status
 from sm.gc.views.overview import delayed, living
 from sm.pool.base import Pool, SrRecord
@@ -62,11 +62,11 @@ class Measured:
 def measure(settings: Settings, pool: Pool, now: float) -> list[Measured]:
     """Every SR that is, or should be, attached here; `now` in seconds since 1970."""
     host = pool.this_host().ref
-    attachments = Attachments(settings.run / "attached")
+    attached = {each.sr_uuid for each in Attachments(settings.run / "attached").all()}
     found = []
     for sr in pool.srs():
         said = any(pbd.host == host and pbd.currently_attached for pbd in pool.pbds(sr.ref))
-        if said or attachments.find(sr.uuid) is not None:
+        if said or sr.uuid in attached:
             found.append(_measure(settings, pool, sr, now))
     return found
 
@@ -86,7 +86,12 @@ def _collected(repository: Repository, now: float) -> Collected:
     ledger = Ledger(repository.settings.ledger)
     found = Collector(repository).look()
     status = living(repository)
-    failures = ledger.failures(repository.uuid)
+    failures: dict[str, Failure] = {}
+    totals: list[Total] = []
+    speed: float | None = None
+    with doing_without():
+        failures = ledger.failures(repository.uuid)
+        totals, speed = ledger.totals(repository.uuid), ledger.speed(repository.uuid)
     formats = map(repository.formats.get, repository.formats.names)
     return Collected(
         forest=found.forest,
@@ -95,8 +100,8 @@ def _collected(repository: Repository, now: float) -> Collected:
         waiting=delayed(found.plan, failures, now) if status is None else status.waiting,
         status=status,
         failures=failures,
-        totals=ledger.totals(repository.uuid),
-        speed=ledger.speed(repository.uuid),
+        totals=totals,
+        speed=speed,
         limit=min(each.max_chain_length for each in formats if isinstance(each, CowUtil)),
     )
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from sm.gc.collector import Collector
 from sm.gc.plan.planner import Action, Plan, subject_of
-from sm.gc.state.ledger import Failure, Ledger, delay_after
+from sm.gc.state.ledger import Failure, Ledger, delay_after, doing_without
 from sm.gc.state.status import Delayed, RunningJob, State, Status
+from sm.journal import shown
 from sm.repository import Repository
 
 NO_WORKER = "stopped"
@@ -36,14 +37,19 @@ class Overview:
 
 def overview(repository: Repository, ledger: Ledger, now: float) -> Overview:
     """Look at one SR; `now` in seconds since 1970. Changes nothing."""
-    unfinished = tuple(
-        f"{entry.operation} of {entry.key}" for entry in repository.journal.entries()
+    found = repository.journal.contents()
+    unfinished = (
+        *(f"{entry.operation} of {entry.key}" for entry in found.entries),
+        *(f"{shown(each.name)}, which cannot be read" for each in found.unreadable),
     )
     status = living(repository)
     if status is not None:
         return Overview(status.state, status.waiting, status, unfinished=unfinished)
     plan = Collector(repository).plan()
-    waiting = delayed(plan, ledger.failures(repository.uuid), now)
+    failures: dict[str, Failure] = {}
+    with doing_without():
+        failures = ledger.failures(repository.uuid)
+    waiting = delayed(plan, failures, now)
     return Overview(State.STOPPED, waiting, None, plan.actions, unfinished)
 
 

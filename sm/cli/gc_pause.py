@@ -18,6 +18,7 @@ from sm.kick import kick_anywhere
 from sm.pool.base import SrRecord
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+LONGEST_SECONDS = 10 * 366 * 86400.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -78,15 +79,18 @@ def parse_span(text: str) -> float:
     """Seconds from `90s`, `30m`, `2h` or `1d`, also one after the other; `InvalidArgument`."""
     found = _SPAN.findall(text)
     if not found or "".join(map("".join, found)) != text:
-        raise InvalidArgument(f"a time is like 30m, 2h or 1h30m, not {text!r}")
-    return sum(float(number) * _UNITS[unit] for number, unit in found)
+        raise InvalidArgument(f"a time is like 30m, 2h or 1h30m, not {text[:50]!r}")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in found)
+    if seconds > LONGEST_SECONDS:
+        raise InvalidArgument(f"a time is ten years at most, not {text[:50]!r}")
+    return seconds
 
 
 def parse_time(text: str) -> float:
     """Seconds since 1970 from ISO 8601, local time where it names no zone; `InvalidArgument`."""
     try:
         return datetime.fromisoformat(text).timestamp()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InvalidArgument(f"a time is like 2031-01-31T18:00, not {text!r}") from error
 
 

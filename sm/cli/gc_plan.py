@@ -12,6 +12,7 @@ from sm.cli.sizes import show_size
 from sm.cli.times import show_seconds
 from sm.gc.collector import Collector
 from sm.gc.plan.costs import cost, worst_moment
+from sm.gc.state.ledger import doing_without
 from sm.repository import Repository
 
 
@@ -36,7 +37,9 @@ def _document(admin: Admin, repository: Repository) -> dict[str, Any]:
     found = Collector(repository).look()
     decided = found.plan
     costs = [cost(repository, found.forest, action) for action in decided.actions]
-    speed = admin.ledger.speed(repository.uuid)
+    speed: float | None = None
+    with doing_without():
+        speed = admin.ledger.speed(repository.uuid)
     steps = [
         {**planned(action), **asdict(each), "seconds": _seconds(each.bytes_to_copy, speed)}
         for action, each in zip(decided.actions, costs, strict=True)

@@ -13,7 +13,8 @@ from sm.cli.explain import reasons
 from sm.cli.sizes import show_size
 from sm.cli.times import show_seconds, show_time
 from sm.cli.watch import watch
-from sm.errors import SrUnavailable
+from sm.cowutil.errors import ImageError
+from sm.errors import SmError, SrUnavailable
 from sm.gc.plan.planner import ACTION_NAMES, Action, Delete, LeafCoalesce
 from sm.gc.state.status import RunningJob
 from sm.gc.views.overview import NO_WORKER, Overview, overview
@@ -42,6 +43,9 @@ def _row(admin: Admin, sr: SrRecord) -> dict[str, Any]:
         found = overview(admin.repository(sr), admin.ledger, time.time())
     except SrUnavailable:
         return {**row, **empty, **nothing}
+    except (SmError, ImageError, OSError) as error:
+        said = error.detail if isinstance(error, SmError) else str(error)
+        return {**row, **empty, **nothing, "state": "unknown", "detail": said}
     return {
         **row,
         "state": found.state.value,

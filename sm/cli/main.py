@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,15 +26,14 @@ from sm.cli import (
     vdi_commands,
 )
 from sm.cli.admin import Admin, open_admin
+from sm.cli.guard import Parser, guarded
 from sm.cli.image_table import IMAGE_COMMANDS, FileCommand, Option
 from sm.cli.output import Output
-from sm.cowutil.errors import ImageError
 from sm.cowutil.registry import FORMATS
 from sm.drivers.registry import DRIVERS
-from sm.errors import SmError
+from sm.errors import InvalidArgument, SmError
 
-EXIT_REFUSED = 1
-"""Exit status of a command that was refused or failed; 2 is wrong usage, 3 a damaged image."""
+MOST = 1 << 31
 
 Run = Callable[[Admin, argparse.Namespace], int | None]
 
@@ -61,8 +59,8 @@ class Command:
 
 
 def _count(text: str) -> int:
-    """A whole number from 1, for `argparse`."""
-    if (number := int(text)) < 1:
+    """A whole number from 1, for `argparse`; beyond `MOST` there is nothing to count."""
+    if not 1 <= (number := int(text)) <= MOST:
         raise ValueError(text)
     return number
 
@@ -108,6 +106,12 @@ COMMANDS: Sequence[Command] = (
     Command("sr", "list", sr_commands.list_),
     Command("sr", "show", sr_commands.show, (_SR,)),
     Command("sr", "scan", sr_commands.scan, (_SR,)),
+    Command(
+        "sr",
+        "release",
+        sr_commands.release,
+        (_SR, _arg("record", help="the name of the record, as 'sm doctor' tells it")),
+    ),
     Command("sr", "trim", sr_commands.trim, (_SR,)),
     Command("sr", "attach", sr_commands.attach, (_SR, _CONFIG)),
     Command("sr", "detach", sr_commands.detach, (_SR,)),
@@ -254,41 +258,34 @@ ALONE: Sequence[Command] = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser(frozenset(given)).parse_args(given)
-    as_json = bool(options.json)
+    # Told by itself, so that it holds for a wrong line as well.
+    output = Output(as_json="--json" in given)
+    return guarded(output, lambda: _run(given, output))
+
+
+def _run(given: Sequence[str], output: Output) -> int | None:
+    words = [word for word in given if word != "--json"]
+    options = _parser(frozenset(words)).parse_args(words)
     command: Command | FileCommand = options.command
     if isinstance(command, FileCommand):
-        output, run_file = Output(as_json=as_json), command.load()
-        return _guarded(output, lambda: run_file(output, options))
+        return command.load()(output, options)
+    for word in words:
+        _require_text(word)
     try:
-        admin = open_admin(options.root, as_json=as_json)
-    except SmError as error:
-        Output(as_json=as_json).failure(error)
-        return EXIT_REFUSED
+        admin = open_admin(options.root, as_json=output.as_json)
     except OSError as error:
-        sys.stderr.write(f"sm: {error}\n    Choose another place with --root or SM_ROOT.\n")
-        return EXIT_REFUSED
-    run = command.run
+        raise SmError(f"{error}; choose another place with --root or SM_ROOT") from error
+    log.start(admin.settings.log_target, admin.settings.log_file)
     with admin.pool:
-        log.start(admin.settings.log_target, admin.settings.log_file)
-        return _guarded(admin.output, lambda: run(admin, options))
+        return command.run(admin, options)
 
 
-def _guarded(output: Output, work: Callable[[], int | None]) -> int:
-    """The exit status of `work`; a failure is said in words or as JSON."""
+def _require_text(word: str) -> None:
+    """Raise `InvalidArgument` for what no name in the pool can be."""
     try:
-        status = work() or 0
-        sys.stdout.flush()
-    except SmError as error:
-        output.failure(error)
-    except BrokenPipeError:
-        # The reader of our output has gone; what is left in the buffer has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ImageError, OSError) as error:
-        output.failure(SmError(str(error)))
-    else:
-        return status
-    return EXIT_REFUSED
+        word.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{word!r} is no UTF-8") from error
 
 
 def _parser(words: frozenset[str]) -> argparse.ArgumentParser:
@@ -297,9 +294,7 @@ def _parser(words: frozenset[str]) -> argparse.ArgumentParser:
     It knows all that such a line can need, and no more: to make one of all takes longer than most
     commands.
     """
-    parser = argparse.ArgumentParser(
-        prog="sm", description="Manage storage repositories and virtual disks."
-    )
+    parser = Parser(prog="sm", description="Manage storage repositories and virtual disks.")
     _accept_everywhere(parser, json=False, root=None)
     named = _only(words)
     groups = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=named)
@@ -315,6 +310,8 @@ def _parser(words: frozenset[str]) -> argparse.ArgumentParser:
     for command in commands:
         if command.group not in made:
             group = groups.add_parser(command.group, help=helps[command.group])
+            if group is not None:
+                _accept_everywhere(group, json=argparse.SUPPRESS, root=argparse.SUPPRESS)
             made[command.group] = group and group.add_subparsers(
                 metavar="ACTION", required=True, parser_class=named
             )
@@ -330,7 +327,7 @@ def _only(words: frozenset[str]) -> Any:
 
     def made(**keywords: Any) -> argparse.ArgumentParser | None:
         name = str(keywords["prog"]).rpartition(" ")[2]
-        return argparse.ArgumentParser(**keywords) if name in words else None
+        return Parser(**keywords) if name in words else None
 
     return made
 

@@ -21,9 +21,12 @@ class Output:
     def result(self, document: Any, text: str) -> None:
         """Give `document` as JSON, or `text` (nothing when it is empty) for people."""
         if self.as_json:
-            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+            escaped = encoding not in ("utf-8", "utf8")
+            text = json.dumps(document, indent=2, ensure_ascii=escaped)
+            sys.stdout.write(printable(text) + "\n")
         elif text:
-            sys.stdout.write(text.rstrip("\n") + "\n")
+            sys.stdout.write(printable(text.rstrip("\n")) + "\n")
 
     def table(self, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
         """Give rows as JSON, or as a table of `columns` (key to heading) for people."""
@@ -31,19 +34,37 @@ class Output:
 
     def failure(self, error: SmError) -> None:
         """Say what is wrong and what to do."""
-        if self.as_json:
-            document = {
-                "code": error.code,
-                "name": error.code_name,
-                "message": error.fault_string,
-                "detail": error.detail,
-                "advice": error.advice,
-            }
-            self.result({"error": document}, "")
-        else:
-            detail = f": {error.detail}" if error.detail else ""
-            sys.stderr.write(f"sm: {error.text}{detail}\n    {error.advice}\n")
-            sys.stderr.write(f"    (sm explain {error.code_name})\n")
+        detail = f": {error.detail}" if error.detail else ""
+        self._say(
+            error,
+            f"sm: {error.text}{detail}\n    {error.advice}\n    (sm explain {error.code_name})",
+        )
+
+    def misused(self, error: SmError, usage: str) -> None:
+        """Say what is wrong with the command line."""
+        self._say(error, usage)
+
+    def interrupted(self, error: SmError) -> None:
+        """Say that the command was ended from outside."""
+        self._say(error, f"sm: {error.text}")
+
+    def defect(self, error: SmError, place: str) -> None:
+        """Say that something is wrong with the program; `place`: where the details are."""
+        error.detail = f"{error.detail}; the details are in {place}"
+        self._say(error, f"sm: {error.text} ({error.code_name}): {error.detail}")
+
+    def _say(self, error: SmError, text: str) -> None:
+        if not self.as_json:
+            sys.stderr.write(printable(text) + "\n")
+            return
+        document = {
+            "code": error.code,
+            "name": error.code_name,
+            "message": error.fault_string,
+            "detail": error.detail,
+            "advice": error.advice,
+        }
+        self.result({"error": document}, "")
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
@@ -65,6 +86,11 @@ class Output:
         with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def printable(text: str) -> str:
+    """The same, with what no encoding has (file names of other bytes) as JSON would escape it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

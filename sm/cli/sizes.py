@@ -22,14 +22,16 @@ _UNITS = {
     "gb": 10**9,
     "tb": 10**12,
 }
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
     """Bytes from `10GiB`, `10G` (the same), `10GB` (decimal) or a plain number."""
     match = _SIZE.fullmatch(text)
     if match is None or match[2].lower() not in _UNITS:
-        raise InvalidArgument(f"{text!r} is not a size; write for example 10GiB, 512M or 1048576")
+        raise InvalidArgument(
+            f"{text[:50]!r} is not a size; write for example 10GiB, 512M or 1048576"
+        )
     return (
         int(float(match[1]) * _UNITS[match[2].lower()])
         if "." in match[1]

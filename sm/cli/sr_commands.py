@@ -12,6 +12,7 @@ from sm.cli.sizes import parse_size, show_size
 from sm.drivers.registry import driver_class
 from sm.errors import InvalidArgument, SrExists, SrInUse, SrUnavailable
 from sm.pool.base import SrRecord
+from sm.secrets import masked
 from sm.sr import reach
 
 
@@ -149,9 +150,9 @@ def _row(admin: Admin, sr: SrRecord) -> dict[str, Any]:
         "virtual_allocation": sr.virtual_allocation,
         "physical_size": sr.physical_size,
         "physical_utilisation": sr.physical_utilisation,
-        "device_config": dict(pbds[0].device_config) if pbds else {},
-        "sm_config": dict(sr.sm_config),
-        "other_config": dict(sr.other_config),
+        "device_config": masked(pbds[0].device_config) if pbds else {},
+        "sm_config": masked(sr.sm_config),
+        "other_config": masked(sr.other_config),
     }
 
 
@@ -171,6 +172,18 @@ def scan(admin: Admin, options: Namespace) -> None:
     document = {"uuid": sr.uuid, "images": len(forest.nodes), "problems": found}
     lines = [f"{uuid_}: {text}" for uuid_, text in found.items()]
     admin.output.result(document, "\n".join([f"{len(forest.nodes)} images", *lines]))
+
+
+def release(admin: Admin, options: Namespace) -> None:
+    """Let a record of the journal that was set aside hold nothing any more.
+
+    Do so when all disks of its tree are found to be whole. The record itself is kept.
+    """
+    repository = admin.repository(admin.find_sr(options.sr))
+    repository.require_master()
+    with repository.locked("sr release"):
+        name = repository.journal.release(options.record)
+    admin.output.result({"uuid": repository.uuid, "record": name}, name)
 
 
 def trim(admin: Admin, options: Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sm import activation, commands, keys
@@ -13,7 +14,7 @@ from sm.cli.admin import Admin
 from sm.cli.sizes import parse_size, show_size
 from sm.errors import InvalidArgument, SmError, VdiUnavailable
 from sm.hosts.calls import ask
-from sm.pool.base import NULL_REF, SrRecord, VdiRecord
+from sm.pool.base import NULL_REF, PoolAdmin, SrRecord, VdiRecord
 from sm.scan import Scan
 from sm.smapi.request import require_xml_text
 
@@ -50,12 +51,29 @@ def _copy(admin: Admin, options: Namespace, command: str) -> None:
         _preview(admin, options, command)
         return
     require_xml_text(options.name)
-    reply = admin.call_vdi(command, options.vdi)
-    if options.name:
-        new = str(_mapping(reply)["uuid"])
-        admin.records.update_vdi(admin.pool.vdi_by_uuid(new).ref, name_label=options.name)
+    _, source = admin.find_vdi(options.vdi)
+    reply = admin.call_vdi(command, source.uuid)
+    new = str(_mapping(reply)["uuid"])
+    name = options.name or _name_of_copy(admin, source, command)
+    if name:
+        admin.records.update_vdi(admin.pool.vdi_by_uuid(new).ref, name_label=name)
         admin.call_vdi("vdi_update", new)
     _say_new(admin, reply)
+
+
+def _name_of_copy(admin: Admin, source: VdiRecord, command: str) -> str:
+    """What a copy is called that was given no name: not like the disk, which keeps its own.
+
+    Empty where the disk has no name, or the records are XAPI's, which names what it makes.
+    """
+    if not source.name_label or not isinstance(admin.pool, PoolAdmin):
+        return ""
+    kind = command.removeprefix("vdi_")
+    made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    plain = f"{source.name_label} ({kind}, {made}"
+    taken = {vdi.name_label for sr in admin.pool.srs() for vdi in admin.pool.vdis(sr.ref)}
+    numbers = ("", *(f", {number}" for number in range(2, len(taken) + 3)))
+    return next(f"{plain}{more})" for more in numbers if f"{plain}{more})" not in taken)
 
 
 def _preview(admin: Admin, options: Namespace, command: str) -> None:

@@ -117,6 +117,12 @@ def _wrapped(command: str, error: Exception) -> SmError:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or "No space left on device" in str(error):
         return SrNoSpace(str(error))
+    long = isinstance(error, OSError) and error.errno == errno.EFBIG
+    if long or "File too large" in str(error):
+        said = (
+            "no file of the SR's file system can be so long; choose a smaller size, or another SR"
+        )
+        return VdiSize(f"{said} ({error})")
     if isinstance(error, SmError) and not isinstance(error, ToolFailed):
         if error.code_name != PoolError.name:
             return error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sm.config import Settings
 from sm.datapath.base import Disk, Endpoint
-from sm.datapath.sockets import socket_folder
+from sm.datapath.sockets import existing_folder, release_folder, socket_folder
 
 
 class Links:
@@ -42,8 +42,10 @@ class Links:
     def remove(self, disk: Disk) -> None:
         """Take the name away."""
         self.socket(disk).unlink(missing_ok=True)
+        release_folder(self._run / "nbd" / disk.sr, lambda: bool(self.of_sr(disk.sr)))
 
     def of_sr(self, sr: str) -> list[str]:
         """The VDIs of an SR that have a name here, whether it leads anywhere or not."""
-        found = socket_folder(self._run / "nbd" / sr).iterdir()
+        folder = existing_folder(self._run / "nbd" / sr)
+        found = () if folder is None else folder.iterdir()
         return sorted(link.name for link in found if link.is_symlink() and link.name[0] != ".")

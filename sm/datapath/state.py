@@ -1,20 +1,27 @@
 """What a datapath notes about each disk that it serves, so that it is found again after a restart.
 
 The note is written before the process starts; without a living process it is worth nothing.
+One that cannot be read is an error for its disk alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sm import durable
+from sm import decode, durable
 from sm.cowutil.base import ImageRef
 from sm.datapath.base import Disk
+from sm.datapath.sockets import release_folder
+from sm.errors import StateUnreadable
 from sm.owner import boot_id, start_time
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class Notes:
 
     def write(self, note: Note) -> Note:
         """Replace the note of a disk, for good."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         content = asdict(note)
         content["chain"] = [[str(image.path), image.format] for image in note.chain]
         content["path"] = None if note.path is None else str(note.path)
@@ -70,9 +77,9 @@ class Notes:
         return note
 
     def read(self, disk: Disk) -> Note | None:
-        """The note of a disk, if there is one."""
+        """The note of a disk, if there is one; raises `StateUnreadable`."""
         try:
-            return _parse(self._path(disk).read_text(encoding="utf-8"))
+            return self._read(self._path(disk))
         except FileNotFoundError:
             return None
 
@@ -82,7 +89,7 @@ class Notes:
 
     def any(self) -> bool:
         """Whether there is a note of any disk."""
-        return next(self._paths(), None) is not None
+        return bool(self._paths())
 
     def changed(self, disk: Disk) -> int:
         """A number that is another one once the note of a disk was written; 0 without one."""
@@ -95,24 +102,82 @@ class Notes:
         """Remove the note of a disk."""
         if self._folder.is_dir():
             durable.remove(self._path(disk))
+            release_folder(self._folder, self.any)
 
     def __iter__(self) -> Iterator[Note]:
-        for path in sorted(self._paths()):
+        """All notes that can be read."""
+        for path in self._paths():
             try:
-                yield _parse(path.read_text(encoding="utf-8"))
+                yield self._read(path)
             except FileNotFoundError:
-                continue  # its disk was closed in this moment
+                continue  # forgotten since
+            except StateUnreadable as error:
+                log.warning("%s", error)
 
-    def _paths(self) -> Iterator[Path]:
-        return self._folder.glob("[!.]*.json")
+    def unreadable(self) -> dict[str, str]:
+        """The VDI of each note that cannot be read, and why."""
+        found = {}
+        for path in self._paths():
+            try:
+                self._read(path)
+            except FileNotFoundError:
+                continue
+            except StateUnreadable as error:
+                found[path.stem] = error.detail
+        return found
+
+    def set_aside(self, vdi: str) -> None:
+        """Give a note another name, under which it counts for nothing."""
+        path = self._folder / f"{vdi}.json"
+        durable.rename(path, path.with_suffix(f".aside-{time.time_ns()}"))
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob("[!.]*.json"))
+
+    def _read(self, path: Path) -> Note:
+        try:
+            note = _parse(durable.read_file(path))
+            if note.disk.vdi != path.stem:
+                raise ValueError(f"it is of VDI {note.disk.vdi[:40]!r}")
+        except ValueError as error:
+            raise StateUnreadable(
+                f"which process serves VDI {path.stem} cannot be known: {path}: {error}"
+            ) from error
+        return note
 
     def _path(self, disk: Disk) -> Path:
         return self._folder / f"{disk.vdi}.json"
 
 
-def _parse(text: str) -> Note:
-    content = json.loads(text)
-    content["disk"] = Disk(**content["disk"])
-    content["chain"] = tuple(ImageRef(Path(path), name) for path, name in content["chain"])
-    content["path"] = None if content["path"] is None else Path(content["path"])
-    return Note(**content)
+_REQUIRED: Mapping[str, decode.Types] = {
+    "disk": (dict,),
+    "chain": (list,),
+    "read_only": (bool,),
+    "path": (str, type(None)),
+    "paused": (bool,),
+    "pace": (int, type(None)),
+    "boot": (str,),
+    "pid": (int,),
+    "started": (int,),
+    "extra": (dict,),
+}
+
+_OF_LATER_VERSIONS: Mapping[str, decode.Types] = {"token": (str,)}
+
+
+def _parse(content: bytes) -> Note:
+    """A note from its file; ValueError for something else."""
+    found = decode.members(content, _REQUIRED, _OF_LATER_VERSIONS)
+    disk = decode.checked(found["disk"], {"sr": (str,), "vdi": (str,)})
+    chain = [decode.texts(image) for image in found["chain"]]
+    if any(len(image) != 2 for image in chain):
+        raise ValueError("chain has an image without path or format")
+    path = found["path"]
+    return Note(
+        **{
+            **found,
+            "disk": Disk(**disk),
+            "chain": tuple(ImageRef(Path(path), name) for path, name in chain),
+            "path": None if path is None else Path(path),
+        }
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from sm.gc.state.ledger import Failure
-from sm.journal import Entry
+from sm.journal import Entry, Unreadable
 from sm.pool.base import SrRecord, VdiRecord
 from sm.scan import Scan
 from sm.tree import Forest
@@ -23,6 +24,8 @@ class Access(StrEnum):
     """The pool says that it is attached here, and it is not."""
     GONE = "gone"
     """It is attached, and its storage is not there."""
+    UNREADABLE = "unreadable"
+    """Whether it is attached cannot be known."""
 
 
 class Life(StrEnum):
@@ -95,12 +98,27 @@ class FoundEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class BadNote:
+    """A note in `folder` about the process of a VDI, which cannot be read.
+
+    `carrier`: a process that may be that one; None where there is none.
+    """
+
+    vdi: str
+    folder: Path
+    problem: str
+    carrier: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """One SR. `scan` is None where its storage cannot be reached, and then most else is empty.
 
     `master`: whether this host changes its chains; else only what is this host's was looked at.
-    `held`: UUID of each image that unfinished work is about. `unreadable`: names of journal entries
-    that cannot be read. `damage`: what a full check found, by UUID of each image that was checked.
+    `held`: UUID of each image that unfinished work is about, or may be. `unreadable`: records of
+    the journal that cannot be read. `progress`: names of records of copies that cannot be. `notes`:
+    those about processes that cannot be. `ledger`: the file of the collector's memory where that
+    cannot be, and why. `damage`: what a full check found, by UUID of each image that was checked.
     `limits`: the longest chain of each format that has any. `leftovers`: names of temporary files.
     `dead_links`: VDIs whose links lead nowhere. `failures`: those of the collector by subject.
     `half_started`: VDIs whose processes were being started here by something that has ended.
@@ -117,7 +135,10 @@ class Facts:
     records: Mapping[str, VdiRecord] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     entries: tuple[FoundEntry, ...] = ()
-    unreadable: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    progress: tuple[str, ...] = ()
+    notes: tuple[BadNote, ...] = ()
+    ledger: tuple[Path, str] | None = None
     claims: tuple[FoundClaim, ...] = ()
     marks: tuple[Mark, ...] = ()
     uses: tuple[Use, ...] = ()

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +65,46 @@ class Scan:
     """Remove what interrupted calls left, and bring the records in line with the images."""
 
 
-Remedy = Recover | SettleStart | PublishUse | DropClaim | ClearMark | ResetKey | RemoveLink | Scan
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Give a record of the journal that cannot be read another name; what it holds stays held."""
+
+    record: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetNoteAside:
+    """Give a note that cannot be read another name, where no process may be the one it is about."""
+
+    vdi: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class DropProgress:
+    """Give a record of how far a merge came, which cannot be read, another name."""
+
+    record: str
+
+
+Remedy = (
+    SettleStart
+    | PublishUse
+    | Recover
+    | SetAside
+    | SetNoteAside
+    | DropProgress
+    | DropClaim
+    | ClearMark
+    | ResetKey
+    | RemoveLink
+    | Scan
+)
 """What `sm.doctor.mend` can do. None of them writes to an image or removes one."""
 
 ORDER: tuple[type[Remedy], ...] = (
-    SettleStart,
-    PublishUse,
-    Recover,
-    DropClaim,
-    ClearMark,
-    ResetKey,
-    RemoveLink,
-    Scan,
+    *(SettleStart, PublishUse, Recover, SetAside, SetNoteAside, DropProgress),
+    *(DropClaim, ClearMark, ResetKey, RemoveLink, Scan),
 )
 """What is unfinished first, since it holds its images; the records last."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from sm import catalogue, claims, journal, keys
+from sm import catalogue, claims, holding, journal, keys
 from sm.attachment import Attachments
 from sm.config import Settings
 from sm.cowutil.base import CowUtil
@@ -12,10 +13,13 @@ from sm.cowutil.errors import ImageError
 from sm.datapath.base import Disk
 from sm.datapath.choose import Datapaths
 from sm.datapath.links import Links
-from sm.doctor.facts import Access, Facts, FoundClaim, FoundEntry, Mark, Use
+from sm.datapath.state import Notes
+from sm.doctor.carriers import carrier
+from sm.doctor.facts import Access, BadNote, Facts, FoundClaim, FoundEntry, Mark, Use
 from sm.doctor.owners import Owners
-from sm.errors import Busy, HostUnreachable, RecordMissing, SmError, SrUnavailable
-from sm.gc.state.ledger import Ledger
+from sm.errors import Busy, HostUnreachable, RecordMissing, SmError, SrUnavailable, StateUnreadable
+from sm.gc.copying import resume
+from sm.gc.state.ledger import Failure, Ledger
 from sm.hosts import serving
 from sm.hosts.arguments import locked
 from sm.hosts.calls import ask
@@ -33,7 +37,7 @@ class _Seen:
 
     scan: Scan
     records: dict[str, VdiRecord]
-    entries: dict[str, bytes]
+    records_kept: dict[str, bytes]
     sr: SrRecord
     leftovers: tuple[str, ...]
     names: str | None
@@ -44,7 +48,10 @@ def gather(settings: Settings, pool: Pool, ledger: Ledger, sr: SrRecord, *, chec
 
     Hosts are asked after the SR lock is released: what they answer for may need it.
     """
-    attached = Attachments(settings.run / "attached").find(sr.uuid)
+    try:
+        attached = Attachments(settings.run / "attached").find(sr.uuid)
+    except StateUnreadable as error:
+        return Facts(sr, Access.UNREADABLE, problem=error.detail)
     if attached is None:
         host = pool.this_host().ref
         said = any(pbd.host == host and pbd.currently_attached for pbd in pool.pbds(sr.ref))
@@ -55,8 +62,15 @@ def gather(settings: Settings, pool: Pool, ledger: Ledger, sr: SrRecord, *, chec
     except SrUnavailable as error:
         return Facts(sr, Access.GONE, problem=error.detail)
     owners = Owners(pool, settings.host_uuid)
-    entries, unreadable = _entries(seen, owners)
-    held = frozenset(uuid for found in entries for uuid in found.entry.images)
+    found = journal.contents(seen.records_kept)
+    entries = _entries(found, owners)
+    held = frozenset(
+        (
+            *holding.by_entries(found.entries),
+            *holding.by_unreadable(found.unreadable, seen.scan.forest),
+        )
+    )
+    failures, ledger_problem = _failures(ledger, sr.uuid)
     damage = _check(repository, seen, held) if check else {}
     return Facts(
         seen.sr,
@@ -66,7 +80,10 @@ def gather(settings: Settings, pool: Pool, ledger: Ledger, sr: SrRecord, *, chec
         records=seen.records,
         held=held,
         entries=entries,
-        unreadable=unreadable,
+        unreadable=found.unreadable,
+        progress=tuple(resume.unreadable(seen.records_kept)),
+        notes=_notes(repository, seen),
+        ledger=ledger_problem,
         claims=_claims(seen, owners),
         marks=_marks(repository, seen, owners),
         uses=_uses(repository, seen),
@@ -77,18 +94,17 @@ def gather(settings: Settings, pool: Pool, ledger: Ledger, sr: SrRecord, *, chec
         half_started=_half_started(repository),
         keyless=_keyless(repository),
         read_only=repository.store.is_read_only(),
-        failures=ledger.failures(sr.uuid),
+        failures=failures,
         names=seen.names,
     )
 
 
 def _look(repository: Repository) -> _Seen:
     with repository.locked("doctor"):
-        records = repository.store.records()
         return _Seen(
             repository.scan(),
             repository.vdis(),
-            {name: text for name, text in records.items() if name.startswith(journal.PREFIX)},
+            repository.store.records(),
             repository.pool.sr_by_uuid(repository.uuid),
             repository.store.unfinished(),
             _names(repository),
@@ -104,17 +120,29 @@ def _names(repository: Repository) -> str | None:
     return None if same else "they are not those of the pool, or damaged"
 
 
-def _entries(seen: _Seen, owners: Owners) -> tuple[tuple[FoundEntry, ...], tuple[str, ...]]:
-    found, unreadable = [], []
-    for name, content in seen.entries.items():
-        try:
-            entry = journal.parse(content)
-        except ValueError:
-            unreadable.append(name)
-            continue
-        owner = owners.judge(entry.owner)
-        found.append(FoundEntry(entry, owner, here=owners.is_here(entry.owner)))
-    return tuple(found), tuple(unreadable)
+def _entries(found: journal.Contents, owners: Owners) -> tuple[FoundEntry, ...]:
+    return tuple(
+        FoundEntry(entry, owners.judge(entry.owner), here=owners.is_here(entry.owner))
+        for entry in found.entries
+    )
+
+
+def _failures(ledger: Ledger, sr: str) -> tuple[dict[str, Failure], tuple[Path, str] | None]:
+    """What the collector remembers to have failed, or why that cannot be read."""
+    try:
+        return ledger.failures(sr), None
+    except SmError as error:
+        return {}, (ledger.path, error.detail)
+
+
+def _notes(repository: Repository, seen: _Seen) -> tuple[BadNote, ...]:
+    """The notes of this SR's disks that cannot be read; each kind of datapath has a folder."""
+    found = []
+    for folder in sorted((repository.settings.run / "datapath").glob("*/")):
+        for vdi, problem in Notes(folder).unreadable().items():
+            if vdi in seen.records or vdi in seen.scan.forest:
+                found.append(BadNote(vdi, folder, problem, carrier(vdi)))
+    return tuple(found)
 
 
 def _claims(seen: _Seen, owners: Owners) -> tuple[FoundClaim, ...]:
@@ -194,7 +222,15 @@ def _dead_links(repository: Repository) -> tuple[str, ...]:
     if not linked:
         return ()
     datapaths = Datapaths(repository.settings)
-    return tuple(vdi for vdi in linked if datapaths.find(Disk(repository.uuid, vdi)) is None)
+    return tuple(vdi for vdi in linked if _is_dead(datapaths, Disk(repository.uuid, vdi)))
+
+
+def _is_dead(datapaths: Datapaths, disk: Disk) -> bool:
+    """Whether nothing serves a disk, for certain."""
+    try:
+        return datapaths.find(disk) is None
+    except StateUnreadable:
+        return False  # a finding of its own
 
 
 def _keyless(repository: Repository) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ called for; the log has each.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from sm import activation, keys, snapshot
@@ -15,10 +16,13 @@ from sm.cowutil.errors import ImageError
 from sm.datapath.base import Disk
 from sm.datapath.choose import Datapaths
 from sm.datapath.links import Links
+from sm.datapath.state import Notes
+from sm.doctor.carriers import carrier
 from sm.doctor.finding import (
     ORDER,
     ClearMark,
     DropClaim,
+    DropProgress,
     Finding,
     PublishUse,
     Recover,
@@ -26,10 +30,14 @@ from sm.doctor.finding import (
     RemoveLink,
     ResetKey,
     Scan,
+    SetAside,
+    SetNoteAside,
     SettleStart,
 )
 from sm.errors import SmError, VdiInUse
+from sm.gc.copying import resume
 from sm.hosts import serving
+from sm.journal import RELEASED, shown
 from sm.owner import has_ended
 from sm.repository import Repository
 from sm.sr import scan_sr
@@ -48,6 +56,12 @@ def in_words(remedy: Remedy) -> str:
     match remedy:
         case Recover():
             return "finish or undo the work that was interrupted"
+        case SetAside(record):
+            return f"give the record {shown(record)} another name; what it holds stays held"
+        case SetNoteAside(vdi):
+            return f"give the note about {vdi} another name, if no process may be its"
+        case DropProgress(record):
+            return f"give the record {shown(record)} another name"
         case DropClaim(key):
             return f"withdraw the claim {key}"
         case ClearMark(vdi, key):
@@ -82,6 +96,13 @@ def _apply(repository: Repository, remedy: Remedy) -> None:
     match remedy:
         case Recover():
             _recover(repository)
+        case SetAside():
+            with repository.locked("doctor"):
+                repository.journal.set_aside(remedy.record)
+        case SetNoteAside():
+            _set_note_aside(repository, remedy)
+        case DropProgress():
+            _drop_progress(repository, remedy.record)
         case DropClaim():
             _drop_claim(repository, remedy)
         case ClearMark():
@@ -103,6 +124,21 @@ def _recover(repository: Repository) -> None:
     repository.settle()
     with repository.locked("doctor"):
         snapshot.recover(repository)
+
+
+def _set_note_aside(repository: Repository, remedy: SetNoteAside) -> None:
+    with repository.locks.hold("vdi", remedy.vdi, "doctor"):
+        notes = Notes(remedy.folder)
+        if remedy.vdi in notes.unreadable() and carrier(remedy.vdi) is None:
+            notes.set_aside(remedy.vdi)
+
+
+def _drop_progress(repository: Repository, record: str) -> None:
+    """While no collector works: what it holds open would be written anew."""
+    with repository.locks.hold("collector", repository.uuid, "doctor"), repository.locked("doctor"):
+        records = repository.store.records()
+        if record in resume.unreadable(records):
+            repository.store.rename_record(record, f"{RELEASED}{time.time_ns()}-{shown(record)}")
 
 
 def _drop_claim(repository: Repository, remedy: DropClaim) -> None:

@@ -126,11 +126,8 @@ def _show(facts: Facts) -> str:
     return f"sm sr show {facts.sr.uuid}"
 
 
-def journal(facts: Facts) -> Iterator[Finding]:
-    """Work that was begun and whose process has ended; entries that cannot be read."""
-    for name in facts.unreadable:
-        text = f"the journal entry {name} cannot be read"
-        yield Finding("journal-unreadable", facts.sr.uuid, name, text, _show(facts))
+def unfinished(facts: Facts) -> Iterator[Finding]:
+    """Work that was begun and whose process has ended."""
     for found in facts.entries:
         if found.owner.life in OVER:
             yield _unfinished(facts, found)

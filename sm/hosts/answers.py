@@ -34,7 +34,7 @@ def result_of(pool: Pool, host_ref: str, text: str) -> Answer:
         if "result" in answer:
             return dict(answer["result"])
         name, detail = str(answer["error"]["name"]), str(answer["error"]["detail"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise HostUnreachable(f"host {host_ref} answers senselessly: {text[:200]!r}") from error
     named = {host.ref: host.name_label for host in pool.hosts()}.get(host_ref, host_ref)
     said = f"host {named}: {detail}"

@@ -44,8 +44,8 @@ def chain_of(repository: Repository, arguments: Arguments) -> list[ImageRef]:
     """A chain from its wire form: JSON, (UUID, format) pairs, uppermost first."""
     try:
         named = [(str(uuid), str(name)) for uuid, name in json.loads(arguments["chain"])]
-    except (ValueError, TypeError) as error:
-        raise BadRequest(f"the chain is {arguments['chain']!r}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadRequest(f"the chain is {arguments['chain'][:200]!r}") from error
     for uuid, name in named:
         require_uuid(uuid)
         if name not in repository.formats.names:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from sm import coverage
 from sm.cowutil.base import CowUtil, ImageRef, Progress
+from sm.cowutil.errors import ImageError
 from sm.cowutil.registry import Formats
 from sm.datapath.base import Datapath, Disk, MirroringDatapath, NotInTime, Served
 from sm.datapath.choose import Datapaths
@@ -254,5 +255,5 @@ def settle_all(repository: Repository) -> None:
             try:
                 with locked(repository, arguments, "settle"), repository.locked("settle"):
                     settle(repository, disk)
-            except SmError as error:
+            except (SmError, ImageError, OSError) as error:
                 log.warning("the users of %s cannot go on yet: %s", disk.vdi, error)

@@ -20,7 +20,8 @@ from types import FrameType
 from sm import config, log, watching
 from sm.attachment import Attachments
 from sm.config import Settings
-from sm.datapath.sockets import socket_folder
+from sm.cowutil.errors import ImageError
+from sm.datapath.sockets import release_folder, socket_folder
 from sm.errors import InvalidArgument, SmError
 from sm.hosts.calls import answer
 from sm.hosts.leaf_switch import settle_all
@@ -90,6 +91,7 @@ def _serve(settings: Settings, told: threading.Event) -> None:
             logger.info("told to stop")
         finally:
             server.stop(GRACE_SECONDS)
+            release_folder(settings.run / "host", lambda: False)
 
 
 def _settle(settings: Settings, pool: PoolAdmin) -> None:
@@ -98,7 +100,7 @@ def _settle(settings: Settings, pool: PoolAdmin) -> None:
         sr_uuid = attachment.sr_uuid
         try:
             settle_all(Repository.open(sr_uuid, settings, pool))
-        except SmError as error:
+        except (SmError, ImageError, OSError) as error:
             logger.warning("SR %s: %s", sr_uuid, error)
 
 

@@ -39,6 +39,7 @@ class NbdServer:
         self._name = name.encode()
         self._gate = Gate()
         self._clients: set[socket.socket] = set()
+        self._greeted: dict[socket.socket, None] = {}
         self._connections: set[Connection] = set()
         self._past = Traffic()
         self._changing = threading.Lock()
@@ -106,17 +107,34 @@ class NbdServer:
                 time.sleep(ACCEPT_PAUSE)
                 continue
             with self._changing:
-                if self._stopped or len(self._clients) >= MAX_CLIENTS:
+                if self._stopped or not self._has_place():
                     client.close()
                     continue
                 self._clients.add(client)
+                self._greeted[client] = None
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _has_place(self) -> bool:
+        """Whether one more client may come; who has not said what it wants for longest must go."""
+        if len(self._clients) < MAX_CLIENTS:
+            return True
+        silent = next(iter(self._greeted), None)
+        if silent is None:
+            return False
+        del self._greeted[silent]
+        self._clients.discard(silent)
+        with suppress(OSError):  # it left in this moment
+            silent.shutdown(socket.SHUT_RDWR)
+        return True
 
     def _serve(self, client: socket.socket) -> None:
         connection: Connection | None = None
         try:
             agreed = negotiate(client, self._name, self.export)
-            if agreed is not None:
+            with self._changing:
+                welcome = client in self._greeted
+                self._greeted.pop(client, None)
+            if agreed is not None and welcome:
                 gate, shortage = self._gate, self._shortage
                 connection = Connection(client, agreed, gate, lambda: self.export, shortage)
                 with self._changing:
@@ -130,4 +148,5 @@ class NbdServer:
                     self._connections.discard(connection)
                     self._past.add(connection.traffic)
                 self._clients.discard(client)
+                self._greeted.pop(client, None)
                 client.close()

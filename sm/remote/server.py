@@ -10,8 +10,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -28,6 +28,9 @@ Answer = Callable[[str, Mapping[str, str]], str]
 
 MAX_CALLS = 32
 """At a time. Another one waits, and is let go when none ends within `SLOT_SECONDS`."""
+
+MAX_STRANGERS = 128
+"""Connections at a time of which it is not known yet who is there. For one more the oldest goes."""
 
 SLOT_SECONDS = 10.0
 
@@ -60,6 +63,8 @@ class HostServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._address = address
         self._context = context
         self._slots = threading.BoundedSemaphore(MAX_CALLS)
+        self._strangers: dict[socket.socket, None] = {}
+        self._changing = threading.Lock()
         place: Any
         if isinstance(address, UnixAddress):
             address.path.unlink(missing_ok=True)
@@ -109,37 +114,69 @@ class HostServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own."""
-        if not self._slots.acquire(timeout=SLOT_SECONDS):
-            log.warning("a call was let go: %d others are under way", MAX_CALLS)
-            self.shutdown_request(request)
-            return
+        self._greet(request)
         try:
             super().process_request(request, client_address)
         except BaseException:
-            self._slots.release()
+            self._forget(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer one call, then let the next one in."""
+        """Answer one call."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._slots.release()
+            self._forget(request)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answer one call over a connection."""
-        if self._context is None:
-            _Handler(request, client_address, self)
+        if self._context is None:  # only we ourselves can open the socket
+            with self._slot(request):
+                _Handler(request, client_address, self)
             return
+        self._forget(request)
         with self._context.wrap_socket(
             request, server_side=True, do_handshake_on_connect=False
         ) as secured:
             secured.settimeout(READ_SECONDS)
-            with Deadline(secured, READ_SECONDS):
-                secured.do_handshake()
-            _Handler(secured, client_address, self)
+            self._greet(secured)
+            try:
+                with Deadline(secured, READ_SECONDS):
+                    secured.do_handshake()
+                with self._slot(secured):
+                    _Handler(secured, client_address, self)
+            finally:
+                self._forget(secured)
             with suppress(OSError):  # the caller has its answer, and may have left
                 secured.shutdown(socket.SHUT_RDWR)
+
+    def _greet(self, request: socket.socket) -> None:
+        """Count one more of whom it is not known who it is; the oldest is let go for it."""
+        with self._changing:
+            self._strangers[request] = None
+            oldest = next(iter(self._strangers)) if len(self._strangers) > MAX_STRANGERS else None
+            if oldest is not None:
+                del self._strangers[oldest]
+        if oldest is not None:
+            log.info("a caller was let go that did not say who it is")
+            with suppress(OSError):  # it left in this moment
+                # Not the method of a TLS socket: that would go on in plain text.
+                socket.socket.shutdown(oldest, socket.SHUT_RDWR)
+
+    def _forget(self, request: socket.socket) -> None:
+        with self._changing:
+            self._strangers.pop(request, None)
+
+    @contextmanager
+    def _slot(self, request: socket.socket) -> Iterator[None]:
+        """The place of a caller who is known; OSError when none becomes free in time."""
+        self._forget(request)
+        if not self._slots.acquire(timeout=SLOT_SECONDS):
+            raise ConnectionAbortedError(f"{MAX_CALLS} other calls are under way")
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Note why a caller got no answer; a defect of ours with its traceback."""
@@ -167,7 +204,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not (length.isascii() and length.isdigit()):
             self.send_error(HTTPStatus.LENGTH_REQUIRED)
             return
-        if int(length) > MAX_REQUEST:
+        if len(length) > len(str(MAX_REQUEST)) or int(length) > MAX_REQUEST:
             self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return
         document = self.rfile.read(int(length))

@@ -31,7 +31,10 @@ def parse_call(document: str) -> tuple[str, list[Value]]:
 
 
 def _parse(document: str) -> etree._Element:
-    content = document.encode("utf-8")
+    try:
+        content = document.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRequest("the document is no UTF-8") from error
     if len(content) > MAX_DOCUMENT:
         raise BadRequest(f"the document is longer than {MAX_DOCUMENT} bytes")
     parser = etree.XMLParser(
@@ -72,7 +75,8 @@ def _value(element: etree._Element) -> Value:
     try:
         return read(typed)
     except ValueError as error:
-        raise BadRequest(f"{typed.text!r} is no {typed.tag}") from error
+        said = (typed.text or "")[:100]
+        raise BadRequest(f"{said!r} is no {typed.tag}") from error
 
 
 def _array(element: etree._Element) -> Value:

@@ -241,7 +241,7 @@ class VolumeStore(ABC):
 
     @abstractmethod
     def records(self) -> dict[str, bytes]:
-        """The records by name."""
+        """The records by name. What has the name of one and cannot be read as one is empty."""
 
     @abstractmethod
     def write_record(self, name: str, content: bytes) -> None:
@@ -250,6 +250,14 @@ class VolumeStore(ABC):
     @abstractmethod
     def remove_record(self, name: str) -> None:
         """Remove a record; it may be gone already."""
+
+    def rename_record(self, name: str, new: str) -> None:
+        """Give a record a name that none has, with whatever is in it.
+
+        A crash may leave it under both names.
+        """
+        self.write_record(new, self.records()[name])
+        self.remove_record(name)
 
     @abstractmethod
     def descriptions(self) -> Catalogue:

@@ -7,6 +7,7 @@ as they appear and vanish only under the SR lock, one that is found without it h
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
@@ -23,6 +24,8 @@ from sm.errors import SrNoSpace, SrUnavailable, VdiExists, VdiMissing
 from sm.volumes import catalogue_json
 from sm.volumes.base import Listing, Make, Room, Space, Stranger, Volume, VolumeStore
 from sm.volumes.described import Catalogue, Keep
+
+log = logging.getLogger(__name__)
 
 RECORDS = ".sm"
 CATALOGUE = "catalogue.json"
@@ -221,7 +224,11 @@ class DirectoryStore(VolumeStore):
     def _unfinished(self) -> list[Path]:
         unfinished = f"{durable.TEMPORARY_PREFIX}*"
         # A tool that makes a file may stage it once more, behind another dot.
-        return [*self.folder.glob(unfinished), *self.folder.glob(f".{unfinished}")]
+        found = [*self.folder.glob(unfinished), *self.folder.glob(f".{unfinished}")]
+        if (self.folder / RECORDS).is_dir():
+            # A merge may write how far it has come without the lock, while it lives.
+            found += durable.left_by_killed(self.folder / RECORDS)
+        return found
 
     def space(self) -> Space:
         """What the file system says."""
@@ -237,15 +244,33 @@ class DirectoryStore(VolumeStore):
     def records(self) -> dict[str, bytes]:
         """The files of the records folder."""
         self.require_present()
-        folder = self.folder / RECORDS
-        if not folder.is_dir():
-            return {}
         found: dict[str, bytes] = {}
-        for path in sorted(folder.iterdir()):
-            if path.name != CATALOGUE and not path.name.startswith(durable.TEMPORARY_PREFIX):
+        for name in self._record_names():
+            if name != CATALOGUE and not name.startswith(durable.TEMPORARY_PREFIX):
                 with suppress(FileNotFoundError):  # removed by another host in this moment
-                    found[path.name] = path.read_bytes()
+                    try:
+                        found[name] = durable.read_file(self.folder / RECORDS / name)
+                    except durable.BadFile as error:
+                        log.warning("%s/%s/%r: %s", self.folder, RECORDS, name, error)
+                        found[name] = b""
         return found
+
+    def _record_names(self) -> list[str]:
+        """What is in the records folder; nothing where there is none.
+
+        Raises `SrUnavailable` where something else has its name: then nothing is known of the SR.
+        """
+        folder = self.folder / RECORDS
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise SrUnavailable(f"{folder} is no folder of records: {error.strerror}") from error
+        try:
+            return sorted(os.listdir(descriptor))  # noqa: PTH208 - of this very folder
+        finally:
+            os.close(descriptor)
 
     def write_record(self, name: str, content: bytes) -> None:
         """Replace the file of one record."""
@@ -253,7 +278,13 @@ class DirectoryStore(VolumeStore):
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
             durable.sync_folder(self.folder)
-        durable.write_file(folder / name, content)
+        # Who else writes here may be on another host: see `remove_unfinished`.
+        durable.write_file(folder / name, content, tidy=False)
+
+    def rename_record(self, name: str, new: str) -> None:
+        """Rename the file, or whatever has its place."""
+        folder = self.folder / RECORDS
+        durable.rename(folder / name, folder / new)
 
     def remove_record(self, name: str) -> None:
         """Unlink the file of one record."""

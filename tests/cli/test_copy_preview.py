@@ -131,7 +131,9 @@ def test_a_merge_under_way_is_no_hindrance(site: Site) -> None:
     site.delete(site.snapshot(disk))
     base = site.sm("vdi", "show", disk)["parent"]
     repository = site.repository(sr)
-    entry = repository.journal.open("leaf-coalesce", disk, "copy", into=base, images=[base])
+    entry = repository.journal.open(
+        "leaf-coalesce", disk, "copy", format="qcow2", into=base, images=[base]
+    )
     assert disk in repository.held()
     assert site.sm("vdi", "snapshot", disk, "--dry-run")["depth"] == 2
     repository.journal.close(entry)

@@ -11,7 +11,7 @@ import pytest
 from sm import keys
 from sm.cowutil.base import ImageInfo, ParentLink
 from sm.doctor import mend
-from sm.doctor.facts import Access, Facts, FoundClaim, FoundEntry, Life, Mark, Owned, Use
+from sm.doctor.facts import Access, BadNote, Facts, FoundClaim, FoundEntry, Life, Mark, Owned, Use
 from sm.doctor.finding import (
     ClearMark,
     DropClaim,
@@ -21,12 +21,13 @@ from sm.doctor.finding import (
     RemoveLink,
     ResetKey,
     Scan,
+    SetAside,
     SettleStart,
     finding_codes,
 )
 from sm.doctor.findings import findings
 from sm.gc.state.ledger import Failure
-from sm.journal import Entry
+from sm.journal import Entry, Unreadable
 from sm.pool.base import NULL_REF, SrRecord, VdiRecord
 from sm.records import sm_config_of
 from sm.scan import Scan as Look
@@ -135,6 +136,7 @@ def _entry(operation: str, life: Life = Life.ENDED) -> FoundEntry:
     return FoundEntry(entry, Owned(life, "gc (process 5)"), here=True)
 
 
+UNREADABLE = Unreadable("journal-x", None, "empty")
 USE = Use("d", "ref-h", "alpha", here=True, known=True, served=False)
 STALE = Mark("d", keys.ACTIVATING, "{}", ENDED)
 
@@ -188,7 +190,16 @@ CASES: Mapping[str, Callable[[], Facts]] = {
         WELL, claims=(_claim("changing-d", Life.FOREIGN, merge=False),)
     ),
     "unfinished-work": lambda: replace(WELL, entries=(_entry("coalesce"),)),
-    "journal-unreadable": lambda: replace(WELL, unreadable=("journal-x",)),
+    "attachment-unreadable": lambda: Facts(SR, Access.UNREADABLE, problem="x.json: empty"),
+    "journal-unreadable": lambda: replace(WELL, unreadable=(UNREADABLE,)),
+    "journal-aside": lambda: replace(
+        WELL, unreadable=(Unreadable("aside-1-journal-x", None, "", aside=True),)
+    ),
+    "progress-unreadable": lambda: replace(WELL, progress=("merged-b",)),
+    "note-unreadable": lambda: replace(
+        WELL, notes=(BadNote("d", Path("qsd"), "d.json: empty", None),)
+    ),
+    "ledger-unreadable": lambda: replace(WELL, ledger=(Path("gc.db"), "no database")),
     "chain-near-limit": lambda: _run(25, hidden=True),
     "leftover-file": lambda: replace(WELL, leftovers=(".new-x",)),
     "stranger": lambda: facts(DISK, BASE, references=(Reference("x.qcow2", "qcow2", None, True),)),
@@ -324,15 +335,25 @@ def test_another_host_than_the_master_judges_only_what_is_its_own() -> None:
         if made.access is not Access.ATTACHED:
             continue
         found = [each.code for each in findings(replace(made, master=False))]
-        own = ("stale-activating", "foreign-mark", "dead-link", "start-unfinished")
-        own = (*own, "storage-read-only")
+        own = (
+            *("stale-activating", "foreign-mark", "dead-link", "start-unfinished"),
+            *("note-unreadable", "ledger-unreadable", "storage-read-only"),
+        )
         kinds = ("key", "host", "process")
         assert found == ([code] if code in own or code.startswith(kinds) else [])
 
 
-def test_nothing_is_mended_beside_a_journal_that_cannot_be_read() -> None:
-    made = replace(CASES["leftover-file"](), unreadable=("journal-x",))
-    assert _remedies(findings(made)) == [None, None]
+def test_only_what_an_unreadable_record_may_be_about_is_left_alone() -> None:
+    made = replace(CASES["dead-link"](), leftovers=(".new-x",), unreadable=(UNREADABLE,))
+    aside, scan, link = SetAside("journal-x"), Scan(), RemoveLink("d")
+    assert _remedies(findings(made)) == [aside, scan, link]
+    assert _remedies(findings(replace(made, held=frozenset("d")))) == [aside, scan, None]
+
+
+def test_a_note_is_left_where_a_process_may_be_its() -> None:
+    note = BadNote("d", Path("qsd"), "d.json: empty", 17)
+    (found,) = findings(replace(WELL, notes=(note,)))
+    assert (found.remedy, found.mend) == (None, "ps -fp 17")
 
 
 def test_each_remedy_once_and_the_records_last() -> None:

@@ -186,6 +186,34 @@ def log_of(host: Host) -> str:
     return (host.root / "log" / "sm.log").read_text()
 
 
+@pytest.mark.parametrize(
+    ("body", "length", "status"),
+    [
+        (b"", "9" * 5000, http.client.REQUEST_ENTITY_TOO_LARGE),
+        (b"\xff\xfe", "2", http.client.BAD_REQUEST),
+        (b"<a>" * 60_000, str(180_000), http.client.BAD_REQUEST),
+        (
+            b"<methodCall><methodName>ask</methodName><params><param><value><int>"
+            + b"9" * 5000
+            + b"</int></value></param></params></methodCall>",
+            "",
+            http.client.BAD_REQUEST,
+        ),
+    ],
+)
+def test_what_no_host_would_send(host: Host, body: bytes, length: str, status: int) -> None:
+    assert post(host, body, {"Content-Length": length or str(len(body))}) == status
+    assert "Traceback" not in log_of(host)
+
+
+def test_a_chain_that_is_nested_too_deep(host: Host) -> None:
+    sr = host.create_sr()
+    disk = host.create_vdi(sr, "qcow2")
+    answer = ask(host, "refresh", sr_uuid=sr, vdi_uuid=disk, chain="[" * 100_000)
+    assert answer["error"]["name"] == "BadRequest"
+    assert "Traceback" not in log_of(host)
+
+
 # The server alone, with shorter limits
 
 READ_SECONDS = patient(0.2)

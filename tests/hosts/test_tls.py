@@ -15,6 +15,7 @@ from sm import config
 from sm.config import Credentials
 from sm.errors import HostUnreachable
 from sm.remote import client
+from sm.remote.server import MAX_CALLS
 from tests.datapath.clients import content, qemu_io
 from tests.hosts.certificates import Authority
 from tests.hosts.hosts import Host
@@ -129,3 +130,13 @@ def test_tls_without_certificates_is_refused(tmp_path: Path) -> None:
     assert credentials.key == host.root / "no.pem"
     ended = host.process(str(EXECUTABLES / "sm-hostd"), timeout=patient(60))
     assert (ended.returncode, "TLS cannot use" in ended.stderr) == (1, True)
+
+
+def test_strangers_who_say_nothing_do_not_keep_hosts_out(secured: Secured) -> None:
+    """More of them than calls may be under way, and than may be there unknown."""
+    port = int(secured.address(secured.second).rpartition(":")[2])
+    silent = [socket.create_connection(("localhost", port)) for _ in range(4 * MAX_CALLS + 40)]
+    rows = {row["uuid"]: row["answers"] for row in secured.first.sm("host", "list")}
+    assert rows[secured.second.uuid] is True
+    for each in silent:
+        each.close()

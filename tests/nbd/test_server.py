@@ -373,3 +373,16 @@ def _attack(path: Path, dice: random.Random) -> None:
 
 def _option(option: Option, data: bytes) -> bytes:
     return protocol.OPTION.pack(protocol.OPTION_MAGIC, option, len(data)) + data
+
+
+@pytest.mark.usefixtures("server")
+def test_silent_clients_do_not_keep_a_good_one_out(disk: MemoryDisk, tmp_path: Path) -> None:
+    """As many as may be connected say nothing: they go, one by one, for those who do."""
+    disk.data[:] = random.Random(3).randbytes(SIZE)
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(MAX_CLIENTS)]
+    for each in silent:
+        each.connect(str(tmp_path / "nbd"))
+        assert each.recv(1)  # it was let in, and greeted
+    assert content(uri(tmp_path), SIZE) == disk.data
+    for each in silent:
+        each.close()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -399,3 +400,17 @@ def test_the_service_gives_its_figures(site: Site, short_path: Path) -> None:
         until(short_path.exists, "the socket")
         assert Scraped(_get(exporter.Address(short_path))).get("sm_sr_up", sr, name="store") == 1
     assert not short_path.exists()
+
+
+def test_clients_that_say_nothing_do_not_keep_a_scrape_out(site: Site) -> None:
+    """However many there are: their threads are few, and the scrape is answered."""
+    site.create_sr()
+    address = exporter.Address(None, "127.0.0.1", 0)
+    with exporter.serve(config.load(site.root), address) as where:
+        silent = [socket.create_connection((where.host, where.port)) for _ in range(100)]
+        with urllib.request.urlopen(f"http://{where}/metrics") as answer:
+            assert b"sm_sr_" in answer.read()
+        names = [thread.name for thread in threading.enumerate()]
+        assert sum("process_request_thread" in name for name in names) <= exporter.MAX_SCRAPES
+        for each in silent:
+            each.close()
