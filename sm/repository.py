@@ -24,7 +24,7 @@ from sm.pool.base import Pool, SrRecord, VdiRecord
 from sm.scan import Scan, scan
 from sm.tree import Node
 from sm.volumes.base import Room, VolumeStore
-from sm.witness import absent
+from sm.witness import away
 
 COLLECTOR_OPERATIONS = frozenset({"coalesce", "leaf-coalesce", "active-leaf-coalesce", "pull"})
 """Journal entries that only the collector may finish."""
@@ -99,7 +99,7 @@ class Repository:
     def scan_all(self) -> Scan:
         """The same, and what disks need whose images are away: for whoever removes or merges."""
         found = self.scan()
-        needs = absent.references(self.vdis(), found.forest, self.held())
+        needs = away.references(self.vdis(), found.forest, self.held())
         return replace(found, forest=found.forest.with_references(needs))
 
     def look(self, operation: str) -> Scan:
