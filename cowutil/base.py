@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +46,8 @@ class Steps:
     `begin`: all in front of it is in the target already, from an earlier call with the same images.
     `reached` hears of each byte up to which everything is durable. With `give_back`, the images
     that are copied from let go of what the target has: nobody else may have them open. `length`: so
-    many bytes are copied in one step. `bytes_per_second` is for an external tool that copies; what
+    many bytes are copied in one step. Each time that something is given back is within `giving`,
+    which may raise before it. `bytes_per_second` is for an external tool that copies; what
     copies inside of this process is held back by `progress`, which may sleep.
     """
 
@@ -53,6 +55,7 @@ class Steps:
     reached: Callable[[int], None] = no_step
     give_back: bool = False
     length: int = 128 << 20
+    giving: Callable[[], AbstractContextManager[None]] = nullcontext
     bytes_per_second: int | None = None
 
     @property

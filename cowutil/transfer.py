@@ -106,7 +106,8 @@ def _step(work: Work, steps: Steps, released: int, reached: int) -> int:
     steps.reached(reached)
     if steps.give_back:
         _prove(work, released, reached)
-        work.release(released, reached)
+        with steps.giving():
+            work.release(released, reached)
     return reached
 
 

@@ -28,6 +28,7 @@ SYSTEM_CONFIG = Path("/etc/sm/sm.conf")
 XAPI_SOCKET = Path("/var/lib/xcp/xapi")
 XAPI_INVENTORY = Path("/etc/xensource-inventory")
 TAPDISK_CONTROL = Path("/run/blktap-control")
+LEAST_STEP_MIB = 1 / 16
 URL_SCHEMES = ("postgresql", "postgres")
 
 
@@ -60,7 +61,8 @@ class Settings:
     how long the users of a disk may be held at most when its own image is merged. The collector's
     service copies nothing in the first `gc_quiet_seconds` after an attach, runs `gc_parallel`
     copies of one SR at once at most, and takes a worker that says nothing for `gc_hang_seconds`
-    for hung; where `gc_metrics_listen` names an address, it gives figures to Prometheus there.
+    for hung; a long merge is made durable each `gc_step_bytes`; where `gc_metrics_listen` names an
+    address, it gives figures to Prometheus there.
     `thin_spare_bytes`: what a thin volume that is written is given beyond what it uses.
     """
 
@@ -84,6 +86,7 @@ class Settings:
     gc_quiet_seconds: float
     gc_parallel: int
     gc_hang_seconds: float
+    gc_step_bytes: int
     gc_metrics_listen: str
     pause_seconds: float
     thin_spare_bytes: int
@@ -157,6 +160,7 @@ def load(root: Path | None = None, environment: Mapping[str, str] = os.environ) 
         gc_quiet_seconds=_number(options, "gc_quiet_seconds", 300.0, 0.0),
         gc_parallel=int(_number(options, "gc_parallel", 2.0, 1.0)),
         gc_hang_seconds=_number(options, "gc_hang_seconds", 180.0, 1.0),
+        gc_step_bytes=int(_number(options, "gc_step_mib", 128.0, LEAST_STEP_MIB) * (1 << 20)),
         gc_metrics_listen=options.get("gc_metrics_listen", ""),
         pause_seconds=_number(options, "pause_seconds", 2.0, 0.0, more=True),
         thin_spare_bytes=int(_number(options, "thin_spare_mib", 256.0, 4.0)) << 20,

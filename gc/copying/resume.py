@@ -27,12 +27,8 @@ def prints(repository: Repository, images: Iterable[str], image_format: str) -> 
     return {uuid: repository.store.fingerprint(uuid, image_format) for uuid in images}
 
 
-def steps(
-    repository: Repository, target: str, prints: Mapping[str, str], *, give_back: bool
-) -> Steps:
+def steps(repository: Repository, target: str, prints: Mapping[str, str]) -> Steps:
     """From where a merge of images with these `prints` goes on, and how it keeps account of it."""
-    if give_back:
-        return Steps(give_back=True)
     found = repository.store.records().get(_name(target))
     begin = 0 if found is None else _reached(found, target, prints)
 

@@ -13,7 +13,9 @@ The switch is one rename: before it the leaf's name means the old chain, after i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 from sm import users
@@ -48,12 +50,15 @@ def leaf_coalesce(
     if serving:
         merge.release(repository, work.entry)
         raise Overtaken(f"VDI {action.leaf} is active")
+    untouched = Untouched(repository, work.entry)
+    work = replace(work, steps=replace(work.steps, giving=untouched.giving))
     copied = merge.copy(repository, work, control)
     with repository.locked(OPERATION):
-        if _changed(repository, work.entry):
+        print_ = untouched.print
+        if _changed(repository, work.entry, print_):
             merge.abandon(repository, work.entry)
             raise Overtaken(f"VDI {action.leaf} changed while it was copied")
-        entry = repository.journal.advance(work.entry, "switch", copied=copied)
+        entry = repository.journal.advance(work.entry, "switch", copied=copied, fingerprint=print_)
         return finish(repository, entry)
 
 
@@ -64,7 +69,8 @@ def recover(repository: Repository, entry: Entry) -> None:
         return
     target = merge.target_of(repository, entry)
     with repository.locked(OPERATION):
-        if merge.target_exists(repository, entry) and _changed(repository, entry):
+        untouched = entry.data["fingerprint"]
+        if merge.target_exists(repository, entry) and _changed(repository, entry, untouched):
             with repository.store.writing(entry.data["into"], target.format):
                 repository.formats.cow(target.format).set_hidden(target.path, True)
             merge.abandon(repository, entry)
@@ -72,15 +78,36 @@ def recover(repository: Repository, entry: Entry) -> None:
             finish(repository, entry)
 
 
-def _changed(repository: Repository, entry: Entry) -> bool:
-    """Whether the leaf was written to since the entry was made, or the images hang otherwise."""
+class Untouched:
+    """Sees that nobody writes to the leaf of an entry, but for our own giving back of its space."""
+
+    def __init__(self, repository: Repository, entry: Entry) -> None:
+        self._repository = repository
+        self._entry = entry
+        self.print: str = entry.data["fingerprint"]
+        """The fingerprint of the leaf as we left it."""
+
+    @contextmanager
+    def giving(self) -> Iterator[None]:
+        """Around our own changes; `Overtaken` when somebody else made one before."""
+        if self._now() != self.print:
+            raise Overtaken(f"VDI {self._entry.key} changed while it was copied")
+        yield
+        self.print = self._now()
+
+    def _now(self) -> str:
+        return self._repository.store.fingerprint(self._entry.key, self._entry.data["format"])
+
+
+def _changed(repository: Repository, entry: Entry, untouched: str) -> bool:
+    """Whether the leaf's fingerprint is not `untouched` any more, or the images hang otherwise."""
     run = [entry.key, *entry.data["images"]]
     forest = repository.scan().forest
     for upper, lower in pairwise(run):
         if forest.children_of(lower) != (upper,):
             return True
     print_ = repository.store.fingerprint(entry.key, entry.data["format"])
-    return bool(forest.children_of(entry.key) or print_ != entry.data["fingerprint"])
+    return bool(forest.children_of(entry.key) or print_ != untouched)
 
 
 def finish(repository: Repository, entry: Entry) -> Done:

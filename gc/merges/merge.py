@@ -29,8 +29,8 @@ from sm.users import User
 if TYPE_CHECKING:  # numpy is slow to import, and the CLI that only asks needs none of it
     from sm.cowutil.extents import Extents
 
-LONG_BYTES = 1 << 30
-"""A merge of more than this is done in steps: it gives back space early, and can be resumed."""
+LONG_STEPS = 8
+"""A merge of more than these is done in steps: it gives back space early, or can be resumed."""
 
 SMALLEST_STEP = 8 << 20
 """Bytes; a smaller step would cost more in syncs than it saves in space."""
@@ -167,15 +167,20 @@ def start(
         # Published first, looked second: an activation that this misses will see the claim.
         above = tuple(users.above(repository, forest, images[-1]))
     steps = AT_ONCE
-    if short or held.total > LONG_BYTES:
+    length = repository.settings.gc_step_bytes
+    if short or held.total > LONG_STEPS * length:
         if short and above:
             release(repository, entry)
             raise SrNoSpace(f"merging into {refs[into].path.name} is possible when nobody uses it")
-        give_back = alone and not above and not comparison.wanted(repository)
-        prints = resume.prints(repository, [node.uuid for node in merged], entry.data["format"])
-        steps = resume.steps(repository, entry.data["into"], prints, give_back=give_back)
+        give_back = alone and not above and _may_give_back(repository)
+        steps = Steps(give_back=give_back)
+        # A disk's own image may have been written since, by whom this host knows nothing of.
+        if not give_back and all(node.hidden for node in merged):
+            prints = resume.prints(repository, [node.uuid for node in merged], entry.data["format"])
+            steps = resume.steps(repository, entry.data["into"], prints)
         if short:
-            steps = replace(steps, length=_step_length(repository.store.space().free))
+            length = _step_length(repository, repository.store.space().free)
+        steps = replace(steps, length=length)
     return Work(entry, claim, refs, into, below, held, own, above, steps)
 
 
@@ -226,8 +231,8 @@ def _require_space(repository: Repository, target: ImageRef, growth: int, *, alo
     need, free = costs.space_for(growth), repository.store.space().free
     if need <= free:
         return False
-    if alone and not comparison.wanted(repository):
-        need = costs.space_for(min(growth, 2 * _step_length(free)))
+    if alone and _may_give_back(repository):
+        need = costs.space_for(min(growth, 2 * _step_length(repository, free)))
     if need <= free:
         return True
     raise SrNoSpace(
@@ -236,9 +241,14 @@ def _require_space(repository: Repository, target: ImageRef, growth: int, *, alo
     )
 
 
-def _step_length(free: int) -> int:
+def _may_give_back(repository: Repository) -> bool:
+    """Whether images may let go of what was copied; where volumes have a size it frees nothing."""
+    return not repository.store.sized and not comparison.wanted(repository)
+
+
+def _step_length(repository: Repository, free: int) -> int:
     """How much to copy in one step when space is short, in bytes."""
-    return max(SMALLEST_STEP, min(AT_ONCE.length, free // 4))
+    return max(SMALLEST_STEP, min(repository.settings.gc_step_bytes, free // 4))
 
 
 def copy(repository: Repository, work: Work, control: Control) -> int:

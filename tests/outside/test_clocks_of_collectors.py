@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from sm.gc.service.worker import GLANCE_SECONDS
+from sm.gc.state.ledger import Ledger
 from sm.gc.state.status import State, status_path
 from tests.gc.merges.test_crash import Scene
-from tests.gc.running import collector, history, status
+from tests.gc.running import collector, status
 from tests.gc.service.test_supervisor import gone, worker
 from tests.outside.test_collector import SLACK, YEAR, add_snapshot, remove
 from tests.support.outside.clock import WrongClock
@@ -48,7 +50,9 @@ def test_a_failure_is_tried_again_in_time(
     with collector(site, "--sr", scene.sr):
         fault = disk.fail("fsync", errno.EIO, names="store/*.vhd")
         scene.delete(snapshot)
-        until(lambda: fault.met and history(site, scene.sr), "a merge that fails")
+        failures = Ledger(site.root / "gc.db").failures
+        until(lambda: failures(scene.sr), "a merge that fails, and is noted")
+        assert fault.met
         disk.heal()
         clock.right()
 
@@ -91,11 +95,15 @@ def test_the_quiet_time_after_an_attach_ends(scene: Scene, clock: WrongClock) ->
 
 def test_a_worker_at_rest_is_not_taken_for_hung(scene: Scene, clock: WrongClock) -> None:
     site = scene.site
-    site.configure(gc_quiet_seconds=0, gc_hang_seconds=patient(30))
+    seconds = 2 * GLANCE_SECONDS + patient(0.5)
+    site.configure(gc_quiet_seconds=0, gc_hang_seconds=seconds)
     said = status_path(site.root / "run", scene.sr)
     with collector(site):
         until(lambda: status(site, scene.sr).state is State.IDLE, "rest")
         first = worker(site, scene.sr)
+        # No sooner is it judged at all.
+        judged = time.monotonic() + seconds
+        until(lambda: time.monotonic() > judged, "its age")
         for number in range(1, JUMPS + 1):
             clock.shift(days=number)
             there = time.time() + number * 86400 - SLACK

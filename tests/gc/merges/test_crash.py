@@ -21,6 +21,10 @@ from tests.support.tiers import chosen
 SIZE = 8 * MIB
 
 
+SHORT, LONG = 128, 1 / 16
+"""MiB of a step: a merge of more than eight of them is a long one."""
+
+
 class Scene:
     """An SR with one disk whose snapshots give the collector a certain kind of work."""
 
@@ -124,16 +128,33 @@ def pull_into_leaf_scene(site: Site, image_format: str) -> tuple[Scene, int]:
     return scene, 1
 
 
+SCENES = [coalesce_scene, leaf_scene, pull_scene, pull_into_leaf_scene]
+
+
+@pytest.mark.parametrize("step", [SHORT, LONG])
+@pytest.mark.parametrize("build", SCENES)
+def test_merged_in_one_run(build, step: float, cow_format: str, site: Site) -> None:
+    """Nothing that the work does by itself is in its own way."""
+    site.configure(gc_step_mib=step)
+    scene, images = build(site, cow_format)
+    report = site.sm("gc", "run", "--sr", scene.sr)
+    assert report["waiting"] == []
+    scene.verify_tidy(images)
+
+
 @pytest.mark.one_in(3)
-@pytest.mark.parametrize("build", [coalesce_scene, leaf_scene, pull_scene, pull_into_leaf_scene])
-def test_killed_at_every_step(build, cow_format: str, site: Site) -> None:
+@pytest.mark.parametrize("step", [SHORT, LONG])
+@pytest.mark.parametrize("build", SCENES)
+def test_killed_at_every_step(build, step: float, cow_format: str, site: Site) -> None:
+    site.configure(gc_step_mib=step)
     scene, images = build(site, cow_format)
     saved = Saved(site)
     steps = steps_of(site, scene.sr)
     scene.verify_tidy(images)
     assert len(steps) >= 5
 
-    for number in chosen(range(1, len(steps) + 1), 3, f"{build.__name__}, {cow_format}"):
+    which = f"{build.__name__}, {cow_format}, steps of {step} MiB"
+    for number in chosen(range(1, len(steps) + 1), 3, which):
         saved.restore()
         killed_at(site, scene.sr, number)
         scene.verify()

@@ -13,10 +13,15 @@ from sm.cowutil.vhd.util import VhdUtil
 from sm.errors import SmError
 from sm.gc.collector import Collector, Step
 from sm.gc.copying import comparison
-from sm.gc.merges import merge
 from sm.gc.merges.merge import Done
 from tests.gc.active import ActiveScene
-from tests.gc.merges.test_crash import Scene, coalesce_scene, pull_into_leaf_scene, pull_scene
+from tests.gc.merges.test_crash import (
+    LONG,
+    Scene,
+    coalesce_scene,
+    pull_into_leaf_scene,
+    pull_scene,
+)
 from tests.support import guest, small_disk
 from tests.support.site import MIB, Site
 
@@ -135,7 +140,7 @@ def test_a_merge_beside_a_user_goes_on_from_where_it_was(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped by an error after some steps, the next run copies only the rest."""
-    monkeypatch.setattr(merge, "LONG_BYTES", 0)
+    site.configure(gc_step_mib=LONG)
     begins = []
     real = VhdUtil.coalesce
 
