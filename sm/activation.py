@@ -75,7 +75,7 @@ def _give_up(repository: Repository, record: VdiRecord, kept: str | None) -> Non
     What failed may have done so because of a process that it does not know, and that has the key.
     """
     deactivate(repository, record.uuid)
-    if kept is not None:
+    if kept is not None and record.uuid in repository.vdis():
         key = keys.host_key(repository.pool.this_host().ref)
         repository.pool.add_to_vdi_sm_config(record.ref, key, kept)
 

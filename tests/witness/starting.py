@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from sm.owner import start_time
+from tests.datapath.tapdisk.active import configure
+from tests.datapath.tapdisk.fixture import Tapdisk
 from tests.support.patience import until
 from tests.support.site import Site
 
@@ -32,7 +34,7 @@ class SlowStart:
     Nothing of the product is another one; there is a machine that is slow.
     """
 
-    def __init__(self, site: Site, vdi: str) -> None:
+    def __init__(self, site: Site, vdi: str, tapdisk: Tapdisk | None = None) -> None:
         folder = site.folder / "slow"
         folder.mkdir()
         self._go = folder / "go"
@@ -48,11 +50,18 @@ class SlowStart:
             "PYTHONPATH": str(folder),
             MARK: self._token,
         }
+        if tapdisk is not None:
+            slow = folder / "tapdisk"
+            slow.write_text(DAEMON.format(go=self._go, program=tapdisk.binary))
+            slow.chmod(0o755)
+            site.configure(datapath="tapdisk", tapdisk=slow, tapdisk_control=tapdisk.control)
         command = site.start("vdi", "activate", vdi)
         until(lambda: set(self._all()) - {command.pid}, "a process was started")
         command.kill()
         command.communicate()
         site.surroundings = {}
+        if tapdisk is not None:
+            configure(site, tapdisk)
 
     def let_go(self) -> None:
         """What is still there may come up now."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.datapath.clients import content, qemu_io
+from tests.datapath.tapdisk.active import configure
+from tests.datapath.tapdisk.fixture import Tapdisk
 from tests.support.patience import until
 from tests.support.site import MIB, Site
 from tests.witness.starting import SlowStart
@@ -78,6 +81,26 @@ def test_one_that_came_up_is_adopted(site: Site, disk: tuple[str, str]) -> None:
     site.deactivate(vdi)
     assert left.processes() == []
     _works(site, sr, vdi)
+
+
+def test_a_tapdisk_that_has_no_socket_yet(site: Site, tmp_path: Path, cow_format: str) -> None:
+    """It is known by what it carries alone."""
+    tapdisk = Tapdisk(tmp_path)
+    configure(site, tapdisk)
+    sr = site.create_sr()
+    vdi = site.create_vdi(sr, cow_format, SIZE)
+    qemu_io(site.activate(vdi), "write -P 7 1M 64k")
+    site.deactivate(vdi)
+    left = SlowStart(site, vdi, tapdisk)
+    assert left.processes()
+    site.deactivate(vdi)
+    assert left.processes() == []
+    assert list((tapdisk.control / "tapdisk").glob("tapdisk-*")) == []
+    left.let_go()
+    read = content(site.activate(vdi), SIZE)
+    assert read[MIB : MIB + (64 << 10)] == b"\x07" * (64 << 10)
+    site.deactivate(vdi)
+    assert site.sm("doctor")["findings"] == []
 
 
 def _works(site: Site, sr: str, vdi: str) -> None:
