@@ -77,7 +77,7 @@ class Situation:
     `active`: UUID of each VDI that some host uses, and its users. `beside`: the formats of which
     images may be merged while others have them open. `no_leaf_coalesce`: UUID of each VDI that
     must keep its own image, and why. `held`: UUID of each image that unfinished work is about,
-    and which work.
+    and which work. `hosts`: the names of hosts by their references, for people.
     """
 
     active: Mapping[str, tuple[User, ...]] = field(default_factory=dict)
@@ -87,6 +87,7 @@ class Situation:
     collect: bool = True
     coalesce: bool = True
     leaf_coalesce: bool = True
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def _disturbed(forest: Forest, situation: Situation, uuid: str) -> Waiting | Non
     if damage:
         return Waiting(uuid, "damaged-tree", damage)
     if uuid in situation.active:
-        return Waiting(uuid, "active", _said(situation.active[uuid]))
+        return Waiting(uuid, "active", _said(situation, situation.active[uuid]))
     return None
 
 
@@ -234,7 +235,9 @@ def _under_users(
         if not upper:
             return refused
     if not upper:
-        reason = f"it is merged with the image below it once it is not active: {_said(users)}"
+        reason = (
+            f"it is merged with the image below it once it is not active: {_said(situation, users)}"
+        )
         return Waiting(subject, "active-leaf", reason)
     unfit = _unfit(subject, stretch)
     if unfit:
@@ -243,17 +246,21 @@ def _under_users(
     if bottom.format in situation.beside:
         return Coalesce(upwards, bottom.uuid)
     if len(users) > 1:
-        reason = f"more than one datapath has it open: {_said(users)}"
+        reason = f"more than one datapath has it open: {_said(situation, users)}"
         return Waiting(subject, "several-users", reason)
     (user,) = users
     if not user.writable:
-        return Waiting(subject, "read-only-user", f"it is open only to read: {_said(users)}")
+        return Waiting(
+            subject, "read-only-user", f"it is open only to read: {_said(situation, users)}"
+        )
     return Coalesce(upwards, bottom.uuid, through=user)
 
 
-def _said(users: Sequence[User]) -> str:
+def _said(situation: Situation, users: Sequence[User]) -> str:
     return ", ".join(
-        f"VDI {user.vdi} {'RW' if user.writable else 'RO'} on {user.host}" for user in users
+        f"VDI {user.vdi} {'RW' if user.writable else 'RO'} on"
+        f" {situation.hosts.get(user.host, user.host)}"
+        for user in users
     )
 
 
