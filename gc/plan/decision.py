@@ -66,10 +66,15 @@ def _situation(
         beside=_merged_beside(repository),
         no_leaf_coalesce=kept,
         held=repository.held(),
+        hosts=_names_of_hosts(repository) if active else {},
         collect=switches.get("gc") != "false",
         coalesce=switches.get("coalesce") != "false",
         leaf_coalesce=switches.get("leaf-coalesce") != "false",
     )
+
+
+def _names_of_hosts(repository: Repository) -> dict[str, str]:
+    return {host.ref: host.name_label or host.uuid for host in repository.pool.hosts()}
 
 
 def _merged_beside(repository: Repository) -> frozenset[str]:

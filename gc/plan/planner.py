@@ -78,7 +78,7 @@ class Situation:
     images may be merged while others have them open. `no_leaf_coalesce`: UUID of each VDI that
     must keep its own image, and why. `held`: UUID of each image that unfinished work is about,
     and which work. `moving`: UUID of each image into which nothing can be merged beside readers,
-    and why.
+    and why. `hosts`: the names of hosts by their references, for people.
     """
 
     active: Mapping[str, tuple[User, ...]] = field(default_factory=dict)
@@ -89,6 +89,7 @@ class Situation:
     collect: bool = True
     coalesce: bool = True
     leaf_coalesce: bool = True
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ def _disturbed(forest: Forest, situation: Situation, uuid: str) -> Waiting | Non
     if blocked is not None:
         return Waiting(uuid, blocked.code, blocked.reason)
     if uuid in situation.active:
-        return Waiting(uuid, "active", _said(situation.active[uuid]))
+        return Waiting(uuid, "active", _said(situation, situation.active[uuid]))
     return None
 
 
@@ -238,7 +239,9 @@ def _under_users(
         if not upper:
             return refused
     if not upper:
-        reason = f"it is merged with the image below it once it is not active: {_said(users)}"
+        reason = (
+            f"it is merged with the image below it once it is not active: {_said(situation, users)}"
+        )
         return Waiting(subject, "active-leaf", reason)
     unfit = _unfit(subject, stretch)
     if unfit:
@@ -247,17 +250,21 @@ def _under_users(
     if bottom.format in situation.beside:
         return Coalesce(upwards, bottom.uuid)
     if len(users) > 1:
-        reason = f"more than one datapath has it open: {_said(users)}"
+        reason = f"more than one datapath has it open: {_said(situation, users)}"
         return Waiting(subject, "several-users", reason)
     (user,) = users
     if not user.writable:
-        return Waiting(subject, "read-only-user", f"it is open only to read: {_said(users)}")
+        return Waiting(
+            subject, "read-only-user", f"it is open only to read: {_said(situation, users)}"
+        )
     return Coalesce(upwards, bottom.uuid, through=user)
 
 
-def _said(users: Sequence[User]) -> str:
+def _said(situation: Situation, users: Sequence[User]) -> str:
     return ", ".join(
-        f"VDI {user.vdi} {'RW' if user.writable else 'RO'} on {user.host}" for user in users
+        f"VDI {user.vdi} {'RW' if user.writable else 'RO'} on"
+        f" {situation.hosts.get(user.host, user.host)}"
+        for user in users
     )
 
 

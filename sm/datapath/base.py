@@ -25,6 +25,12 @@ log = logging.getLogger(__name__)
 class DatapathFailed(SmError):
     """The datapath refused, or did what it should not."""
 
+    name = "DatapathFailed"
+
+
+class TapdiskFailed(DatapathFailed):
+    """The same, where that is tapdisk."""
+
     name = "TapdiskFailed"
 
 

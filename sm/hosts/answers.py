@@ -35,9 +35,15 @@ def result_of(pool: Pool, host_ref: str, text: str) -> Answer:
             return dict(answer["result"])
         name, detail = str(answer["error"]["name"]), str(answer["error"]["detail"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise HostUnreachable(f"host {host_ref} answers senselessly: {text[:200]!r}") from error
-    named = {host.ref: host.name_label for host in pool.hosts()}.get(host_ref, host_ref)
+        named = _named(pool, host_ref)
+        raise HostUnreachable(f"host {named} answers senselessly: {text[:200]!r}") from error
+    named = _named(pool, host_ref)
     said = f"host {named}: {detail}"
     if name == HostUnreachable.name:
         raise HostUnreachable(said)
     raise SmError(said, name=name if name in code_table() else SmError.name)
+
+
+def _named(pool: Pool, host_ref: str) -> str:
+    """A host in words."""
+    return {host.ref: host.name_label or host.uuid for host in pool.hosts()}.get(host_ref, host_ref)

@@ -203,3 +203,18 @@ def test_refusals_have_codes(site: Site) -> None:
     with pytest.raises(Refused) as refused:
         site.sm("vdi", "show", "nothing")
     assert refused.value.error["name"] == "VDIMissing"
+
+
+def test_hosts_are_called_by_their_names(site: Site) -> None:
+    """Where a disk in use is why something waits; no reference is shown to anybody."""
+    site.configure(host_name="alpha", gc_quiet_seconds=0)
+    sr = site.create_sr()
+    disk = site.create_vdi(sr, "qcow2", name="web")
+    site.delete(site.snapshot(disk))
+    site.activate(disk, "--read-only")
+    for words in (("gc", "status"), ("gc", "plan"), ("gc", "run", "--sr", sr)):
+        ended = site.process(*COMMAND, *words)
+        assert "OpaqueRef" not in ended.stdout + ended.stderr
+        if words[1] != "run":
+            assert "on alpha" in ended.stdout
+    site.deactivate(disk)

@@ -20,7 +20,7 @@ from typing import Any, Self
 from sm.cowutil.base import ImageRef, ParentLink
 from sm.cowutil.qcow2.util import Qcow2Util
 from sm.cowutil.registry import Formats
-from sm.datapath.base import DatapathFailed, Job, JobState
+from sm.datapath.base import Job, JobState, TapdiskFailed
 from sm.datapath.tapdisk.links import told
 from sm.datapath.tapdisk.wire import Progress
 from sm.errors import Unimplemented
@@ -103,12 +103,12 @@ def find_place(
     not do, `DatapathFailed` for what would be wrong.
     """
     if top not in chain or base not in chain:
-        raise DatapathFailed(f"{top.path} and {base.path} are not both in the chain")
+        raise TapdiskFailed(f"{top.path} and {base.path} are not both in the chain")
     place = list(chain).index(top)
     if place == 0:
-        raise DatapathFailed(f"{top.path} is the leaf, which is never merged by tapdisk")
+        raise TapdiskFailed(f"{top.path} is the leaf, which is never merged by tapdisk")
     if base in chain[: place + 1]:
-        raise DatapathFailed(f"{base.path} is not below {top.path}")
+        raise TapdiskFailed(f"{base.path} is not below {top.path}")
     if any(image.format != Qcow2Util.name for image in chain[: place + 1]):
         raise Unimplemented("tapdisk merges QCOW2 only: merge beside it, then refresh")
     if tuple(chain[place + 1 : place + 2]) != (base,):
@@ -128,7 +128,7 @@ def check_sizes(formats: Formats, top: ImageRef, base: ImageRef) -> None:
     """Refuse a merge that would bring to light what lies behind the end of `top`."""
     sizes = [formats.get(each.format).info(each.path).virtual_size for each in (top, base)]
     if sizes[0] < sizes[1]:
-        raise DatapathFailed(
+        raise TapdiskFailed(
             f"{top.path.name} is smaller than {base.path.name}: what lies behind its end would show"
         )
 
@@ -141,7 +141,7 @@ def is_over(progress: Progress | None) -> bool:
     if progress is None or progress.status == ENDED or progress.status in UNKNOWN:
         return True
     if progress.status not in RUNNING:
-        raise DatapathFailed(f"tapdisk calls its commit {progress.status!r:.64}")
+        raise TapdiskFailed(f"tapdisk calls its commit {progress.status!r:.64}")
     return False
 
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sm.datapath.base import DatapathFailed, OutcomeUnknown
+from sm.datapath.base import OutcomeUnknown, TapdiskFailed
 from sm.datapath.tapdisk import wire
 from sm.datapath.tapdisk.wire import Flag, Image, Kind, Listed, Progress
 
@@ -25,7 +25,7 @@ CANCEL_AT_ONCE = 0
 """Flags of CANCEL: the answer does not wait for the end of the job."""
 
 
-class Refused(DatapathFailed):
+class Refused(TapdiskFailed):
     """Tapdisk answered with an error; `number` is its errno."""
 
     def __init__(self, asked: str, number: int, message: str = "") -> None:
@@ -107,15 +107,15 @@ class Control:
             connection.send(wire.request(Kind.STATS, minor))
             length = wire.text_length(_checked(Kind.STATS, connection.take(wire.SIZE)))
             if length > LONGEST_STATISTICS:
-                raise DatapathFailed(f"tapdisk has {length} bytes of statistics")
+                raise TapdiskFailed(f"tapdisk has {length} bytes of statistics")
             text = connection.take(length)
         try:
             # The text may end in NUL bytes.
             found = json.loads(text.rstrip(b"\0 \n"))
         except ValueError as error:
-            raise DatapathFailed(f"tapdisk's statistics are no JSON: {error}") from error
+            raise TapdiskFailed(f"tapdisk's statistics are no JSON: {error}") from error
         if not isinstance(found, dict):
-            raise DatapathFailed(f"tapdisk's statistics are no object: {found!r:.100}")
+            raise TapdiskFailed(f"tapdisk's statistics are no object: {found!r:.100}")
         return found
 
     def _do(
@@ -200,5 +200,5 @@ def _checked(kind: Kind, message: bytes) -> bytes:
         answer = wire.response(message)
         raise Refused(kind.name, answer.error, answer.message)
     if found != kind.answer:
-        raise DatapathFailed(f"tapdisk answers {kind.name} with message {found}")
+        raise TapdiskFailed(f"tapdisk answers {kind.name} with message {found}")
     return message

@@ -25,6 +25,7 @@ from sm.datapath.base import (
     OutcomeUnknown,
     Served,
     Statistics,
+    TapdiskFailed,
 )
 from sm.datapath.state import Note
 from sm.datapath.tapdisk.jobs import Jobs, require_commit
@@ -138,7 +139,7 @@ class TapdiskDatapath(CommittingDatapath):
         """
         vbd = self._require(disk)
         if vbd.note.paused and not vbd.running:
-            raise DatapathFailed(f"{disk.vdi} is paused; resume it first")
+            raise TapdiskFailed(f"{disk.vdi} is paused; resume it first")
         self._refuse_during_commit(vbd)
         new = tuple(chain)
         check_chain(self._images, new, first=1)
@@ -190,7 +191,7 @@ class TapdiskDatapath(CommittingDatapath):
         match counted:
             case [int(read), int(written)]:
                 return Statistics(bytes_read=read * SECTOR, bytes_written=written * SECTOR)
-        raise DatapathFailed(f"tapdisk's statistics have {counted!r:.100} for sectors")
+        raise TapdiskFailed(f"tapdisk's statistics have {counted!r:.100} for sectors")
 
     @refusing()
     def start_commit(
@@ -276,7 +277,7 @@ class TapdiskDatapath(CommittingDatapath):
                 self._cow(leaf).set_parent(leaf.path, old_parent)
             self._resume(vbd, vbd.note.chain)
         except (SmError, ImageError, OSError) as error:
-            raise DatapathFailed(
+            raise TapdiskFailed(
                 f"{vbd.note.disk.vdi} stays paused: {failure}; and the old chain: {error}"
             ) from failure
 
@@ -287,7 +288,7 @@ class TapdiskDatapath(CommittingDatapath):
         size = self._images.get(leaf.format).info(leaf.path).virtual_size
         served = vbd.control.disk_info(vbd.minor).size
         if size // SECTOR * SECTOR != served:
-            raise DatapathFailed(
+            raise TapdiskFailed(
                 f"{leaf.path} has {size} bytes, the disk {served}: it must be closed and opened"
             )
 

@@ -10,7 +10,7 @@ from sm import durable
 from sm.cowutil.base import ImageRef
 from sm.cowutil.errors import ImageError
 from sm.cowutil.registry import Formats
-from sm.datapath.base import DatapathFailed, Job, JobState, OutcomeUnknown
+from sm.datapath.base import DatapathFailed, Job, JobState, OutcomeUnknown, TapdiskFailed
 from sm.datapath.tapdisk.commit import Commit, check_sizes, find_place, is_over, judge
 from sm.datapath.tapdisk.control import Refused
 from sm.datapath.tapdisk.life import Life, Patience, Vbd
@@ -51,7 +51,7 @@ class Jobs:
             raise Busy(f"{note.disk.vdi} has a commit that is {vbd.commit.state}")
         place = find_place(chain, top, base, into_parent=self._into_parent)
         if note.read_only or not vbd.running:
-            raise DatapathFailed(f"{note.disk.vdi} is read-only, or paused")
+            raise TapdiskFailed(f"{note.disk.vdi} is read-only, or paused")
         check_chain(self._formats, chain)
         check_sizes(self._formats, top, base)
         argument(top)

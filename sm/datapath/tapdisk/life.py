@@ -14,7 +14,7 @@ from typing import Any
 
 from sm.cowutil.base import ImageRef
 from sm.datapath import tokens
-from sm.datapath.base import DatapathFailed, Disk, OutcomeUnknown
+from sm.datapath.base import DatapathFailed, Disk, OutcomeUnknown, TapdiskFailed
 from sm.datapath.state import Note, Notes
 from sm.datapath.tapdisk import processes
 from sm.datapath.tapdisk.commit import Commit
@@ -156,7 +156,7 @@ class Life:
         vbd = Vbd(note, control, listed)
         # While it is paused, its name may be that of a leaf that it failed to open.
         if not vbd.paused and listed.argument != argument(note.chain[0]):
-            raise DatapathFailed(
+            raise TapdiskFailed(
                 f"tapdisk {note.pid} serves {listed.argument}, and not {note.chain[0].path} as was"
                 " noted: somebody else changed it"
             )
@@ -172,7 +172,7 @@ class Life:
             pid = processes.start(self._binary, self._owner(disk), self._patience.start, note.token)
             control = self._control(note, pid)
             if control.pid() != pid:
-                raise DatapathFailed(f"another process answers on the socket of tapdisk {pid}")
+                raise TapdiskFailed(f"another process answers on the socket of tapdisk {pid}")
             control.attach(minor)
             control.open(
                 minor, argument(chain[0]), read_only=read_only, seconds=self._patience.open
@@ -271,7 +271,7 @@ class Life:
         except OutcomeUnknown as error:
             attached = False  # it will not end by itself
             if opened:
-                failure = DatapathFailed(
+                failure = TapdiskFailed(
                     f"tapdisk {pid} did not close its images and had to be killed, which may have"
                     f" cost the last writes: {error.detail}"
                 )

@@ -15,7 +15,7 @@ from sm.cowutil.base import CowUtil, ImageRef, ParentLink
 from sm.cowutil.errors import ImageError, ImageUnsafe, ImageUnsupported
 from sm.cowutil.registry import CLIENT_NAMES, Formats
 from sm.cowutil.vhd.util import VhdUtil
-from sm.datapath.base import DatapathFailed
+from sm.datapath.base import TapdiskFailed
 from sm.datapath.tapdisk import wire
 from sm.errors import InvalidArgument
 
@@ -26,7 +26,7 @@ def refusing() -> Iterator[None]:
     try:
         yield
     except (ImageError, OSError) as error:
-        raise DatapathFailed(str(error)) from error
+        raise TapdiskFailed(str(error)) from error
 
 
 def argument(image: ImageRef) -> str:
@@ -51,13 +51,13 @@ def check_chain(formats: Formats, chain: Sequence[ImageRef], *, first: int = 0) 
     for upper, lower in pairwise(chain[first:]):
         link = link_of(formats, upper)
         if link != ParentLink(lower.path.name, lower.format):
-            raise DatapathFailed(
+            raise TapdiskFailed(
                 f"{upper.path} is over {told(link)}, and not over {lower.path.name}"
                 f" ({lower.format}); tapdisk would open that"
             )
     below = link_of(formats, chain[-1])
     if below is not None:
-        raise DatapathFailed(f"{chain[-1].path} is over {told(below)}, which was not given")
+        raise TapdiskFailed(f"{chain[-1].path} is over {told(below)}, which was not given")
 
 
 def link_of(formats: Formats, image: ImageRef) -> ParentLink | None:
@@ -83,13 +83,13 @@ def told(link: ParentLink | None) -> str:
 
 def _check_form(formats: Formats, chain: Sequence[ImageRef]) -> None:
     if not chain:
-        raise DatapathFailed("an empty chain")
+        raise TapdiskFailed("an empty chain")
     folder = os.fspath(chain[0].path.parent)
     for image in chain:
         argument(image)
         if os.fspath(image.path.parent) != folder:
-            raise DatapathFailed(f"{image.path} is not in {folder}, as the leaf is")
+            raise TapdiskFailed(f"{image.path} is not in {folder}, as the leaf is")
     for upper, lower in pairwise(chain):
         util = formats.get(upper.format)
         if not isinstance(util, CowUtil) or lower.format not in util.parent_formats:
-            raise DatapathFailed(f"{upper.path}: no {upper.format} over {lower.format}")
+            raise TapdiskFailed(f"{upper.path}: no {upper.format} over {lower.format}")

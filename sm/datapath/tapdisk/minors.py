@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sm.datapath.base import DatapathFailed
+from sm.datapath.base import TapdiskFailed
 from sm.errors import Busy
 
 MOST = 1 << 14
@@ -38,7 +38,7 @@ class Minors:
             taken = set(self._taken())
             minor = next((each for each in range(MOST) if each not in taken), None)
             if minor is None:
-                raise DatapathFailed(f"all {MOST} minors are taken; look at {self._folder}")
+                raise TapdiskFailed(f"all {MOST} minors are taken; look at {self._folder}")
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(self._marker(minor), flags, 0o600)
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 
-from sm.datapath.base import DatapathFailed, OutcomeUnknown
+from sm.datapath.base import OutcomeUnknown, TapdiskFailed
 from sm.datapath.tapdisk.control import Refused
 from sm.datapath.tapdisk.life import Vbd
 from sm.datapath.tapdisk.wire import State
@@ -51,14 +51,14 @@ def resume(vbd: Vbd, argument: str, seconds: float) -> None:
             why = f"the disk is not paused, or an image below {argument} is no good"
         else:
             why = f"{argument} or an image below it cannot be opened"
-        raise DatapathFailed(f"{why}: {error.detail}") from error
+        raise TapdiskFailed(f"{why}: {error.detail}") from error
 
 
 def _state(vbd: Vbd) -> State:
     for each in vbd.control.list():
         if each.minor == vbd.minor:
             return each.state
-    raise DatapathFailed(f"tapdisk {vbd.note.pid} no longer has minor {vbd.minor}")
+    raise TapdiskFailed(f"tapdisk {vbd.note.pid} no longer has minor {vbd.minor}")
 
 
 def _stuck(vbd: Vbd, state: State, lost: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sm import process
 from sm.datapath import tokens
-from sm.datapath.base import DatapathFailed, OutcomeUnknown
+from sm.datapath.base import OutcomeUnknown, TapdiskFailed
 from sm.owner import start_time
 
 MARK = "SM_SERVES"
@@ -37,7 +37,7 @@ def start(binary: str, owner: str, seconds: float, token: str = "") -> int:
     told = ended.stdout.strip()
     name = SOCKET.fullmatch(told.rpartition("/")[2])
     if name is None:
-        raise DatapathFailed(
+        raise TapdiskFailed(
             f"{binary} printed {told!r:.200} instead of its control socket; it needs to lock its"
             " memory (CAP_IPC_LOCK, CAP_SYS_RESOURCE), and has a log in /var/log/blktap"
         )
