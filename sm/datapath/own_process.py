@@ -107,10 +107,12 @@ class OwnProcessDatapath(Datapath):
         """
         note = self._alive(disk)
         failure = None if note is None else self._end(note)
-        if failure is not None:
+        if failure is not None and note is not None and not note.read_only:
             self._losses.add(disk, failure.detail)
         self._clear(disk)
         self._losses.tell(disk)
+        if failure is not None:
+            raise failure  # of a disk that was only read, which has nothing to lose
 
     def find(self, disk: Disk) -> Served | None:
         """The process of a disk."""

@@ -104,6 +104,16 @@ def test_a_format_that_is_merged_beside_its_users_does_not_wait() -> None:
     assert decided.actions == (Coalesce(("B",), "A"),)
 
 
+@pytest.mark.parametrize("trees", ["A B<A x<B y<B", "A B<A y<B"])
+def test_what_moves_blocks_waits_for_users_alone(trees: str) -> None:
+    """A run below disks in use, and one with the leaf of its only user."""
+    moving = {"A": "no room"}
+    decided = plan(grow(trees), replace(used(Y, beside=True), moving=moving))
+    assert decided.actions == ()
+    assert [(each.code, each.reason) for each in decided.waiting] == [("moves-blocks", "no room")]
+    assert plan(grow(trees), replace(QUIET, moving=moving)).actions != ()
+
+
 def test_an_active_leaf_is_merged_through_its_only_user() -> None:
     for beside in (False, True):
         for tree, images in (("A y<A", ()), ("A B<A y<B", ("B",))):
