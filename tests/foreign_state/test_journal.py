@@ -12,6 +12,8 @@ from tests.foreign_state.damage import DAMAGES, codes, everything_works
 from tests.support import guest
 from tests.support.site import MIB, Refused, Site
 
+pytestmark = pytest.mark.one_in(5)
+
 NOBODY = "8a3f5a5e-3e0c-4c0e-8f2d-000000000009"
 
 

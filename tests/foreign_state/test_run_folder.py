@@ -13,6 +13,8 @@ from tests.foreign_state.damage import DAMAGES, codes, everything_works
 from tests.support.patience import until
 from tests.support.site import Refused, Site
 
+pytestmark = pytest.mark.one_in(4)
+
 SOME = ("empty", "wrong-types", "deep", "link", "folder", "pipe", "huge")
 """What the journal's tests have all of: the reader is one."""
 

@@ -7,7 +7,7 @@ import pytest
 from tests.gc.merges.test_crash import LONG, SCENES, SHORT
 from tests.lvm.conftest import LvmSite
 
-pytestmark = pytest.mark.world
+pytestmark = [pytest.mark.world, pytest.mark.one_in(8, across="file")]
 
 
 @pytest.mark.parametrize("allocation", ["thick"])

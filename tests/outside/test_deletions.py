@@ -14,6 +14,8 @@ from tests.support.outside.disk import FailingDisk
 from tests.support.outside.programs import program
 from tests.support.site import Site
 
+pytestmark = pytest.mark.one_in(2)
+
 
 @pytest.mark.parametrize("active", [False, True])
 def test_a_removal_that_fails(

@@ -13,6 +13,8 @@ from tests.datapath.tapdisk.active import configure
 from tests.datapath.tapdisk.fixture import Tapdisk
 from tests.support.site import MIB, Refused, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 SIZE = 8 * MIB
 
 

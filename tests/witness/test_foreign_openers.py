@@ -13,6 +13,8 @@ from tests.support import guest
 from tests.support.patience import until
 from tests.support.site import MIB, Refused, Site
 
+pytestmark = pytest.mark.one_in(4)
+
 
 @contextmanager
 def opened(path: Path, image_format: str) -> Iterator[subprocess.Popen[str]]:

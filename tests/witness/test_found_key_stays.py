@@ -12,6 +12,8 @@ from tests.hosts.hosts import Host
 from tests.support.patience import until
 from tests.support.site import MIB, Refused, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 
 def _keys(site: Site, vdi: str) -> list[str]:
     sm_config = site.sm("vdi", "show", vdi)["sm_config"]

@@ -14,6 +14,8 @@ from tests.support.patience import until
 from tests.support.site import MIB, Site
 from tests.witness.starting import SlowStart
 
+pytestmark = pytest.mark.one_in(2)
+
 SIZE = 8 * MIB
 
 

@@ -11,6 +11,8 @@ from tests.support import guest
 from tests.support.guest import Model
 from tests.support.site import MIB, Refused, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 LIFE = ("name_label", "is_a_snapshot", "snapshot_of", "snapshot_time")
 
 

@@ -13,6 +13,8 @@ from tests.hosts.hosts import Pool
 from tests.support.site import MIB
 from tests.witness import from_config
 
+pytestmark = pytest.mark.one_in(2)
+
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Pool]:

@@ -8,6 +8,8 @@ from tests.datapath.clients import content, qemu_io
 from tests.support.site import MIB, Refused, Site
 from tests.witness import from_config
 
+pytestmark = pytest.mark.one_in(2)
+
 SIZE = 16 * MIB
 
 

@@ -11,6 +11,8 @@ from tests.support import guest
 from tests.support.guest import Model
 from tests.support.site import MIB, Refused, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 
 @pytest.mark.parametrize("scanned", [False, True])
 def test_a_second_name_of_a_disk_harms_nobody(

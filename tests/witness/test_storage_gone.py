@@ -17,6 +17,8 @@ from tests.support.outside.disk import FailingDisk, failing_disk
 from tests.support.patience import until
 from tests.support.site import MIB, Refused, Site
 
+pytestmark = pytest.mark.one_in(2)
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[FailingDisk]:

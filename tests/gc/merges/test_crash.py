@@ -131,6 +131,7 @@ def pull_into_leaf_scene(site: Site, image_format: str) -> tuple[Scene, int]:
 SCENES = [coalesce_scene, leaf_scene, pull_scene, pull_into_leaf_scene]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("step", [SHORT, LONG])
 @pytest.mark.parametrize("build", SCENES)
 def test_merged_in_one_run(build, step: float, cow_format: str, site: Site) -> None:
@@ -142,7 +143,7 @@ def test_merged_in_one_run(build, step: float, cow_format: str, site: Site) -> N
     scene.verify_tidy(images)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("step", [SHORT, LONG])
 @pytest.mark.parametrize("build", SCENES)
 def test_killed_at_every_step(build, step: float, cow_format: str, site: Site) -> None:
