@@ -15,11 +15,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 from sm import claims, keys, watching
 from sm.datapath import losses
-from sm.datapath.base import Disk, Endpoint, GrowingDatapath
+from sm.datapath.base import DatapathFailed, Disk, Endpoint, GrowingDatapath
 from sm.datapath.choose import Datapaths
 from sm.datapath.links import Links
 from sm.errors import (
@@ -27,6 +27,7 @@ from sm.errors import (
     DuplicateKey,
     HostUnreachable,
     SmError,
+    SrUnavailable,
     VdiInUse,
     VdiUnavailable,
 )
@@ -156,10 +157,17 @@ def serve(repository: Repository, vdi_uuid: str, *, writable: bool) -> Endpoint:
 
 def stop(repository: Repository, vdi_uuid: str) -> None:
     """End the datapath and its link: the middle of `deactivate`."""
-    disk = Disk(repository.uuid, vdi_uuid)
+    disk, datapaths = Disk(repository.uuid, vdi_uuid), Datapaths(repository.settings)
     Links(repository.settings).remove(disk)
-    Datapaths(repository.settings).close(disk)
+    datapaths.close(disk)
     watching.disk_note(repository.settings, disk).unlink(missing_ok=True)
+    try:
+        datapaths.tell_losses(disk)
+    except DatapathFailed:
+        # Of a storage that is gone nobody can ask more than once.
+        with suppress(SrUnavailable):
+            repository.store.require_present()
+            raise
 
 
 def check_usable(forest: Forest, vdi_uuid: str) -> None:

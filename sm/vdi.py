@@ -188,8 +188,20 @@ def _require_unneeded(forest: Forest, vdi_uuid: str) -> None:
 
 
 def _require_parentless(records: Mapping[str, VdiRecord], vdi_uuid: str) -> None:
-    """Raise `VdiDelete` while a disk sits on an image that is away: it would be lost for good."""
-    above = [each for each in records.values() if each.sm_config.get(keys.PARENT) == vdi_uuid]
+    """Raise `VdiDelete` while a disk sits on an image that is away: it would be lost for good.
+
+    Records that are each other's parents can never be a disk again.
+    """
+    below: list[str] = []
+    parent = records[vdi_uuid].sm_config.get(keys.PARENT)
+    while parent is not None and parent in records and parent not in below:
+        below.append(parent)
+        parent = records[parent].sm_config.get(keys.PARENT)
+    above = [
+        each
+        for each in records.values()
+        if each.sm_config.get(keys.PARENT) == vdi_uuid and each.uuid not in below
+    ]
     if above:
         raise VdiDelete(f"the image of {vdi_uuid} is away, and {above[0].uuid} needs it")
 

@@ -43,7 +43,8 @@ def test_a_defect_becomes_fault_1200_and_its_traceback_a_log_line(
 def test_a_root_that_cannot_be_used_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     fault = Plugin(tmp_path / "file" / "root", started=True).fault("sr_probe", device_config={})
-    assert fault.faultCode == 202
+    assert fault.faultCode == 1
+    assert "sm.conf cannot be read" in fault.faultString
 
 
 def test_children_and_prints_cannot_spoil_the_reply(tmp_path: Path) -> None:

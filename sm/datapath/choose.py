@@ -14,6 +14,7 @@ from functools import cached_property
 from sm.config import Settings
 from sm.cowutil.base import ImageRef
 from sm.datapath.base import Datapath, Disk, Served
+from sm.datapath.losses import Losses
 from sm.datapath.state import Notes
 from sm.errors import Unimplemented
 
@@ -126,6 +127,11 @@ class Datapaths:
         """Stop serving a disk, and clear what a process that has ended left."""
         for datapath in self.noted(disk):
             datapath.close(disk)
+
+    def tell_losses(self, disk: Disk) -> None:
+        """Raise `DatapathFailed` where a disk lost something when it was served here last."""
+        for name in (TAPDISK, QSD, VHD_NBD):
+            Losses(self._folder / name).tell(disk)
 
     def served(self) -> list[Served]:
         """Every disk that this host serves."""

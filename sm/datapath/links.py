@@ -33,16 +33,25 @@ class Links:
         """Let the name lead to the socket of the process that serves the disk."""
         if endpoint.socket is None:
             return
-        link = self.socket(disk)
-        fresh = link.with_name(f".new-{link.name}")
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(endpoint.socket)
-        fresh.replace(link)
+        while not self._made(self.socket(disk), endpoint.socket):
+            continue  # the last other name went in this moment, and the folder with it
 
     def remove(self, disk: Disk) -> None:
         """Take the name away."""
         self.socket(disk).unlink(missing_ok=True)
         release_folder(self._run / "nbd" / disk.sr, lambda: bool(self.of_sr(disk.sr)))
+
+    @staticmethod
+    def _made(link: Path, socket: Path) -> bool:
+        """Let a name lead to a socket, unless the folder of the name has gone."""
+        fresh = link.with_name(f".new-{link.name}")
+        fresh.unlink(missing_ok=True)
+        try:
+            fresh.symlink_to(socket)
+            fresh.replace(link)
+        except FileNotFoundError:
+            return False
+        return True
 
     def of_sr(self, sr: str) -> list[str]:
         """The VDIs of an SR that have a name here, whether it leads anywhere or not."""

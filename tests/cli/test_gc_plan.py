@@ -104,6 +104,4 @@ def test_history(site: Site) -> None:
 
 
 def test_a_limit_is_at_least_one(site: Site) -> None:
-    with pytest.raises(SystemExit) as ended:
-        site.run("gc", "history", "--limit", "0")
-    assert ended.value.code == 2
+    assert site.run("gc", "history", "--limit", "0")[0] == 2

@@ -89,6 +89,8 @@ class StorageMachine(RuleBasedStateMachine):
         active = uuid in self.model.uris
         if not active:
             self.activate(number, None)
+        if uuid not in self.model.uris:
+            return  # a snapshot, which nobody writes to
         write = f"write -P {byte} {start} {end - start}"
         clients.qemu_io(self.model.uris[uuid], write, "flush")
         data[start:end] = bytes([byte]) * (end - start)
@@ -133,6 +135,10 @@ class StorageMachine(RuleBasedStateMachine):
     def activate(self, number: int, fault: Fault | None) -> None:
         uuid = self.model.pick(number)
         if uuid in self.model.uris:
+            return
+        if self.site.sm("vdi", "show", uuid)["is_a_snapshot"]:
+            self.sm(fault, "vdi", "activate", uuid, "--read-only")
+            self.sm(None, "vdi", "deactivate", uuid)
             return
         outcome = self.sm(fault, "vdi", "activate", uuid)
         if outcome.done:

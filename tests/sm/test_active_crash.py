@@ -77,7 +77,9 @@ def killed_disks(
     disk = Disk(Site(folder), image_format, active)
     arguments = ("vdi", *words, disk.uuid)
     disk.again()
-    calls = calls_of(disk.site.environment, arguments, asking=asking)
+    found = calls_of(disk.site.environment, arguments, asking=asking)
+    # The folder of sockets is not among what is restored: only the first call may make it.
+    calls = [call for call in found if "sm/datapath/sockets" not in call.place]
     assert calls
     end_processes(str(folder))
     name = f"{words} killed, {image_format}, {asking}"
