@@ -217,7 +217,14 @@ def situations(draw: st.DrawFn) -> tuple[Forest, Situation]:
         for name in draw(st.sets(st.sampled_from(names), max_size=2))
     }
     beside = draw(st.sampled_from([frozenset(), frozenset({"vhd"}), frozenset({"qcow2"})]))
-    situation = Situation(active, beside, draw(some), draw(some), True, draw(st.booleans()))
+    situation = Situation(
+        active,
+        beside,
+        no_leaf_coalesce=draw(some),
+        held=draw(some),
+        moving=draw(some),
+        coalesce=draw(st.booleans()),
+    )
     return Forest(nodes, references), situation
 
 
