@@ -94,7 +94,8 @@ class Repository:
 
     def scan(self) -> Scan:
         """Read every image's headers. SR lock held, or names may change while it looks."""
-        return scan(self.store, self.formats, self.held)
+        # What cannot be read explains nothing: which images that is about is known from a scan.
+        return scan(self.store, self.formats, lambda: holding.by_entries(self.journal.entries()))
 
     def scan_all(self) -> Scan:
         """The same, and what disks need whose images are away: for whoever removes or merges."""

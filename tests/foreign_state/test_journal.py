@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import uuid
 
 import pytest
 
@@ -175,3 +176,19 @@ def test_a_claim_that_nobody_can_read_holds_its_image(scene: Scene, value: str) 
     repository.pool.add_to_sr_sm_config(repository.record.ref, f"coalescing-{scene.disk}", value)
     everything_works(site, scene.sr, scene.other)
     assert "claim-unreadable" in codes(site)
+
+
+def test_one_file_with_two_names_beside_a_record_that_nobody_can_read(site: Site) -> None:
+    """As a copy leaves it that was killed, whose record is damaged then: refused, and told."""
+    sr = site.create_sr()
+    disk, other = (site.create_vdi(sr, "qcow2") for _ in range(2))
+    folder = site.folder / "store"
+    base = folder / f"{uuid.uuid4()}.qcow2"
+    os.link(folder / f"{disk}.qcow2", base)
+    (folder / ".sm" / f"journal-snapshot-{disk}").write_bytes(b"?")
+    found = {each["code"] for each in site.sm("doctor", "--sr", sr)["findings"]}
+    assert found >= {"image-twice", "journal-unreadable"}
+    site.sm("sr", "scan", sr)
+    with pytest.raises(Refused, match="one file"):
+        site.sm("vdi", "snapshot", disk)
+    site.snapshot(other)
