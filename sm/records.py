@@ -88,7 +88,7 @@ def reconcile(
 
 def is_away(record: VdiRecord) -> bool:
     """Whether a record that has no image is one of a disk, and not one that comes or goes."""
-    return not any(key in record.sm_config for key in keys.COMING_AND_GOING)
+    return not _marks(record)
 
 
 def _without_image(changes: Changes, record: VdiRecord, ended: Callable[[str], bool]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,12 +51,25 @@ class Repository:
 
     @classmethod
     def open(
-        cls, sr_uuid: str, settings: Settings, pool: Pool, observer: Observer = no_observer
+        cls,
+        sr_uuid: str,
+        settings: Settings,
+        pool: Pool,
+        observer: Observer = no_observer,
+        *,
+        present: bool = True,
     ) -> Self:
-        """Open an SR; raises `SrUnavailable` when it is not attached here."""
+        """Open an SR; raises `SrUnavailable` when it is not attached here, or its storage is gone.
+
+        Without `present` the storage may be gone, and what needs it raises that: ending a use
+        destroys nothing on it, so a process is ended, a host key taken away and an SR detached
+        whether it is there or not.
+        """
         formats = Formats(process.run)
         attachment = Attachments(settings.run / "attached").require(sr_uuid)
         store = attachment.open_store(formats, settings)
+        if present:
+            store.require_present()
         return cls(
             sr_uuid,
             settings,
@@ -97,10 +110,13 @@ class Repository:
         # What cannot be read explains nothing: which images that is about is known from a scan.
         return scan(self.store, self.formats, lambda: holding.by_entries(self.journal.entries()))
 
-    def scan_all(self) -> Scan:
-        """The same, and what disks need whose images are away: for whoever removes or merges."""
+    def scan_all(self, records: Mapping[str, VdiRecord]) -> Scan:
+        """The same, and what disks need whose images are away: for whoever removes or merges.
+
+        `records`: all of this SR's, by UUID.
+        """
         found = self.scan()
-        needs = away.references(self.vdis(), found.forest, self.held())
+        needs = away.references(records, found.forest, self.held())
         return replace(found, forest=found.forest.with_references(needs))
 
     def look(self, operation: str) -> Scan:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from sm import catalogue, claims, keys, snapshot
-from sm.absent import open_anyhow
 from sm.attachment import Attachment, Attachments
 from sm.config import Settings
 from sm.datapath.choose import Datapaths
@@ -187,7 +186,7 @@ def detach(driver: SrDriver, pool: Pool, sr_uuid: str) -> None:
     if attachment is None:
         return
     _refuse_active(driver.settings, pool, sr_uuid)
-    repository = open_anyhow(sr_uuid, driver.settings, pool)
+    repository = Repository.open(sr_uuid, driver.settings, pool, present=False)
     with (
         collector_held_off(driver.settings.run, sr_uuid, driver.settings.host_uuid, "sr_detach"),
         repository.locks.hold("collector", sr_uuid, "sr_detach"),

@@ -151,7 +151,7 @@ def delete(repository: Repository, vdi_uuid: str) -> None:
         users = repository.active_hosts(record)
         if users:
             raise VdiInUse(f"{vdi_uuid} is active on {', '.join(users)}")
-    forest = repository.scan_all().forest
+    forest = repository.scan_all(records).forest
     if vdi_uuid in forest:
         node = forest[vdi_uuid]
         repository.require_free(vdi_uuid)

@@ -165,7 +165,7 @@ def remove_images(repository: Repository, uuids: list[str]) -> int:
     The record goes first: a hidden image without one is garbage still, and a record without an
     image is that of a disk that may come back.
     """
-    scan = repository.scan_all()
+    scan = repository.scan_all(repository.vdis())
     # What is hidden and carries nothing is garbage, whose own deletion has failed.
     uuids = [*_hanging(scan.forest, uuids), *uuids]
     for node in scan.forest:

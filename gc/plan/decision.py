@@ -10,6 +10,7 @@ from sm.cowutil.base import CowUtil
 from sm.gc.plan import beside
 from sm.gc.plan.planner import Action, Delete, Plan, Situation, plan, subject_of
 from sm.hosts.serving import ServedElsewhere
+from sm.pool.base import VdiRecord
 from sm.repository import Repository
 from sm.scan import Scan
 from sm.tree import Forest
@@ -29,8 +30,9 @@ def decide(repository: Repository, elsewhere: Sequence[ServedElsewhere] = ()) ->
 
     `elsewhere`: what other hosts say that they serve, whether a host key says so or not.
     """
-    found = repository.scan_all()
-    situation = _situation(repository, found, elsewhere)
+    records = repository.vdis()
+    found = repository.scan_all(records)
+    situation = _situation(repository, found, records, elsewhere)
     first = plan(found.forest, situation)
     # Only of what would be done beside users is it asked whether it can be, which reads tables.
     must_wait = beside.moving(repository, found.forest, first.actions, situation)
@@ -40,9 +42,11 @@ def decide(repository: Repository, elsewhere: Sequence[ServedElsewhere] = ()) ->
 
 
 def _situation(
-    repository: Repository, found: Scan, elsewhere: Sequence[ServedElsewhere]
+    repository: Repository,
+    found: Scan,
+    records: Mapping[str, VdiRecord],
+    elsewhere: Sequence[ServedElsewhere],
 ) -> Situation:
-    records = repository.vdis()
     switches = repository.pool.sr_by_uuid(repository.uuid).other_config
     active: dict[str, tuple[User, ...]] = {}
     told = users.of_disks(repository, found.forest.nodes)

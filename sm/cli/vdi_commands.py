@@ -9,12 +9,12 @@ from typing import Any
 
 from sm import activation, commands, keys
 from sm import snapshot as copies
-from sm.absent import open_anyhow
 from sm.cli.admin import Admin
 from sm.cli.sizes import parse_size, show_size
 from sm.errors import InvalidArgument, SmError, VdiUnavailable
 from sm.hosts.calls import ask
 from sm.pool.base import NULL_REF, PoolAdmin, SrRecord, VdiRecord
+from sm.repository import Repository
 from sm.scan import Scan
 from sm.smapi.request import require_xml_text
 
@@ -167,7 +167,7 @@ def reset(admin: Admin, options: Namespace) -> None:
     """
     sr, vdi = admin.find_vdi(options.vdi)
     host = admin.find_host(options.host)
-    repository = open_anyhow(sr.uuid, admin.settings, admin.pool)
+    repository = Repository.open(sr.uuid, admin.settings, admin.pool, present=False)
     activation.reset(repository, vdi.uuid, host.ref, certain=options.host_is_off)
     admin.output.result({"uuid": vdi.uuid, "host": host.uuid, "active": False}, "")
 

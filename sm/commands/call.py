@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sm import claims, snapshot
-from sm.absent import open_anyhow
 from sm.config import Settings
 from sm.datapath.base import Disk
 from sm.errors import BadRequest, SmError
@@ -66,7 +65,7 @@ class Call:
 
     def repository_anyhow(self) -> Repository:
         """The same to be let go of: its storage may have gone away since it was attached."""
-        return open_anyhow(self.request.sr_uuid, self.settings, self.pool)
+        return Repository.open(self.request.sr_uuid, self.settings, self.pool, present=False)
 
     @contextmanager
     def locked(self, repository: Repository | None = None) -> Iterator[Repository]:

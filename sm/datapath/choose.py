@@ -130,7 +130,7 @@ class Datapaths:
 
     def tell_losses(self, disk: Disk) -> None:
         """Raise `DatapathFailed` where a disk lost something when it was served here last."""
-        for name in (TAPDISK, QSD, VHD_NBD):
+        for name in KINDS:
             Losses(self._folder / name).tell(disk)
 
     def served(self) -> list[Served]:

@@ -38,8 +38,11 @@ class Links:
 
     def remove(self, disk: Disk) -> None:
         """Take the name away."""
-        self.socket(disk).unlink(missing_ok=True)
-        release_folder(self._run / "nbd" / disk.sr, lambda: bool(self.of_sr(disk.sr)))
+        wanted = self._run / "nbd" / disk.sr
+        folder = existing_folder(wanted)
+        if folder is not None:
+            (folder / disk.vdi).unlink(missing_ok=True)
+            release_folder(wanted, lambda: bool(self.of_sr(disk.sr)))
 
     @staticmethod
     def _made(link: Path, socket: Path) -> bool:

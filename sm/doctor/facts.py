@@ -157,6 +157,11 @@ class Facts:
         """The trees; empty where nothing could be scanned."""
         return Forest(()) if self.scan is None else self.scan.forest
 
+    @property
+    def fix(self) -> str:
+        """The command that mends what can be mended of the SR."""
+        return f"sm doctor --sr {self.sr.uuid} --fix"
+
     def named(self, uuid: str) -> str:
         """A VDI or image in words: its name where it has one that users gave, and its UUID."""
         record = self.records.get(uuid)

@@ -22,7 +22,7 @@ def journal(facts: Facts) -> Iterator[Finding]:
         else:
             text = f"the record {name} cannot be read and holds {about}: {each.problem}"
             remedy = SetAside(each.name)
-            yield Finding("journal-unreadable", facts.sr.uuid, name, text, _fix(facts), remedy)
+            yield Finding("journal-unreadable", facts.sr.uuid, name, text, facts.fix, remedy)
 
 
 def progress(facts: Facts) -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def progress(facts: Facts) -> Iterator[Finding]:
     for name in facts.progress:
         text = f"the record {shown(name)} cannot be read, and the merge begins anew"
         remedy = DropProgress(name)
-        yield Finding("progress-unreadable", facts.sr.uuid, shown(name), text, _fix(facts), remedy)
+        yield Finding("progress-unreadable", facts.sr.uuid, shown(name), text, facts.fix, remedy)
 
 
 def notes(facts: Facts) -> Iterator[Finding]:
@@ -43,7 +43,7 @@ def notes(facts: Facts) -> Iterator[Finding]:
             yield Finding("note-unreadable", facts.sr.uuid, note.vdi, text, command)
         else:
             remedy = SetNoteAside(note.vdi, note.folder)
-            yield Finding("note-unreadable", facts.sr.uuid, note.vdi, text, _fix(facts), remedy)
+            yield Finding("note-unreadable", facts.sr.uuid, note.vdi, text, facts.fix, remedy)
 
 
 def ledger(facts: Facts) -> Iterator[Finding]:
@@ -53,7 +53,3 @@ def ledger(facts: Facts) -> Iterator[Finding]:
         text = f"what the collector remembers cannot be read: {problem}"
         command = f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.aside')}"
         yield Finding("ledger-unreadable", facts.sr.uuid, facts.sr.uuid, text, command)
-
-
-def _fix(facts: Facts) -> str:
-    return f"sm doctor --sr {facts.sr.uuid} --fix"

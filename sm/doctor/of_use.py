@@ -30,7 +30,7 @@ def marks(facts: Facts) -> Iterator[Finding]:
         elif mark.owner.life in OVER:
             text = f"{facts.named(mark.vdi)} is said to be activated by {mark.owner.said}, which"
             text += " has ended" if mark.owner.life is Life.ENDED else ", a host the pool lacks"
-            fix = _fix(facts)
+            fix = facts.fix
             remedy = ClearMark(mark.vdi, mark.key, mark.value)
             yield Finding("stale-activating", facts.sr.uuid, mark.vdi, text, fix, remedy)
         elif mark.owner.life is Life.SILENT:
@@ -46,11 +46,7 @@ def _foreign_mark(facts: Facts, mark: Mark) -> Finding:
         command = f"sm vdi deactivate {mark.vdi}"
         return Finding("foreign-mark", facts.sr.uuid, mark.vdi, text, command)
     remedy = ClearMark(mark.vdi, mark.key, mark.value)
-    return Finding("foreign-mark", facts.sr.uuid, mark.vdi, text, _fix(facts), remedy)
-
-
-def _fix(facts: Facts) -> str:
-    return f"sm doctor --sr {facts.sr.uuid} --fix"
+    return Finding("foreign-mark", facts.sr.uuid, mark.vdi, text, facts.fix, remedy)
 
 
 def _silent(facts: Facts, vdi: str, host: str, text: str) -> Finding:
@@ -95,7 +91,7 @@ def waiting(facts: Facts) -> Iterator[Finding]:
             if not keys.active_hosts(record.sm_config):
                 text = f"{facts.named(vdi)} carries {key}, and is not active anywhere"
                 remedy = ClearMark(vdi, key, value)
-                yield Finding(key, facts.sr.uuid, vdi, text, _fix(facts), remedy)
+                yield Finding(key, facts.sr.uuid, vdi, text, facts.fix, remedy)
                 continue
             if key == keys.WAITS_FOR_SPACE:
                 text, command = "as the SR is full", f"sm gc run --sr {facts.sr.uuid}"
@@ -119,7 +115,7 @@ def claims(facts: Facts) -> Iterator[Finding]:
 def _stale_claim(facts: Facts, claim: FoundClaim) -> Finding:
     text = f"{claim.owner.said} claims it ({claim.key}), and has ended"
     remedy = DropClaim(claim.key, claim.value)
-    return Finding("stale-claim", facts.sr.uuid, claim.target, text, _fix(facts), remedy)
+    return Finding("stale-claim", facts.sr.uuid, claim.target, text, facts.fix, remedy)
 
 
 def _show(facts: Facts) -> str:
@@ -153,7 +149,7 @@ def half_started(facts: Facts) -> Iterator[Finding]:
     """Processes that were being started when whoever did so was ended."""
     for vdi in facts.half_started:
         text = f"an activation of {facts.named(vdi)} was interrupted while its process was starting"
-        yield Finding("start-unfinished", facts.sr.uuid, vdi, text, _fix(facts), SettleStart(vdi))
+        yield Finding("start-unfinished", facts.sr.uuid, vdi, text, facts.fix, SettleStart(vdi))
 
 
 def keyless(facts: Facts) -> Iterator[Finding]:
@@ -161,11 +157,11 @@ def keyless(facts: Facts) -> Iterator[Finding]:
     for vdi in facts.keyless:
         text = f"a process of this host serves {facts.named(vdi)}, and its record does not say so"
         remedy = PublishUse(vdi)
-        yield Finding("process-without-key", facts.sr.uuid, vdi, text, _fix(facts), remedy)
+        yield Finding("process-without-key", facts.sr.uuid, vdi, text, facts.fix, remedy)
 
 
 def dead_links(facts: Facts) -> Iterator[Finding]:
     """Links to the sockets of disks that nothing serves."""
     for vdi in facts.dead_links:
         text = f"the link to the disk {facts.named(vdi)} is there, and no process serves it"
-        yield Finding("dead-link", facts.sr.uuid, vdi, text, _fix(facts), RemoveLink(vdi))
+        yield Finding("dead-link", facts.sr.uuid, vdi, text, facts.fix, RemoveLink(vdi))

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Sequence
 
-from sm.absent import open_anyhow
 from sm.config import Settings
 from sm.cowutil.errors import ImageError
 from sm.errors import BadRequest, HostUnreachable, SmError
@@ -65,8 +64,8 @@ def _answer(settings: Settings, pool: Pool, function: str, arguments: Arguments)
         if "sr_uuid" not in arguments:
             raise BadRequest(f"{function}: sr_uuid is missing")
         require_uuid(arguments["sr_uuid"])
-        opened = open_anyhow if function in OF_PROCESSES else Repository.open
-        repository = opened(arguments["sr_uuid"], settings, pool)
+        present = function not in OF_PROCESSES
+        repository = Repository.open(arguments["sr_uuid"], settings, pool, present=present)
         return success(perform(repository, function, arguments))
     except SmError as error:
         log.info("%r: %s", function, error)

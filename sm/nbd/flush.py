@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 
+from sm.nbd.handshake import receive
 from sm.nbd.protocol import (
     CLIENT_FLAGS,
     GREETING,
@@ -36,28 +37,18 @@ def flush(path: Path, export: str, seconds: float) -> None:
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(seconds)
         peer.connect(os.fspath(path))
-        magic, kind, _ = GREETING.unpack(_receive(peer, GREETING.size))
+        magic, kind, _ = GREETING.unpack(receive(peer, GREETING.size))
         if (magic, kind) != (INIT_MAGIC, OPTION_MAGIC):
             raise ConnectionError(f"{path} is no NBD server")
         flags = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
         option = OPTION.pack(OPTION_MAGIC, Option.EXPORT_NAME, len(name))
         peer.sendall(CLIENT_FLAGS.pack(flags) + option + name)
-        able = TransmissionFlag(int.from_bytes(_receive(peer, EXPORT_SIZES)[8:], "big"))
+        able = TransmissionFlag(int.from_bytes(receive(peer, EXPORT_SIZES)[8:], "big"))
         if TransmissionFlag.SEND_FLUSH in able:
             peer.sendall(REQUEST.pack(REQUEST_MAGIC, 0, Command.FLUSH, 0, 0, 0))
-            magic, error, _ = SIMPLE.unpack(_receive(peer, SIMPLE.size))
+            magic, error, _ = SIMPLE.unpack(receive(peer, SIMPLE.size))
             if magic != SIMPLE_MAGIC:
                 raise ConnectionError(f"{path} gives no answer to a flush")
             if error:
                 raise OSError(error, os.strerror(error), str(path))
         peer.sendall(REQUEST.pack(REQUEST_MAGIC, 0, Command.DISC, 0, 0, 0))
-
-
-def _receive(peer: socket.socket, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        more = peer.recv(count - len(data))
-        if not more:
-            raise ConnectionResetError("the server left")
-        data += more
-    return bytes(data)

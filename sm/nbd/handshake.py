@@ -48,7 +48,7 @@ def negotiate(peer: socket.socket, name: bytes, export: Export) -> Agreed | None
     """
     peer.settimeout(SECONDS)
     peer.sendall(protocol.greeting())
-    (client,) = CLIENT_FLAGS.unpack(_receive(peer, CLIENT_FLAGS.size))
+    (client,) = CLIENT_FLAGS.unpack(receive(peer, CLIENT_FLAGS.size))
     if client & ~int(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES):
         raise ProtocolError(f"client flags {client:#x}")
     agreed = _Options(peer, name, export, bool(client & HandshakeFlag.NO_ZEROES)).run()
@@ -71,10 +71,10 @@ class _Options:
 
     def run(self) -> Agreed | None:
         for _ in range(MAX_OPTIONS):
-            magic, option, length = OPTION.unpack(_receive(self._peer, OPTION.size))
+            magic, option, length = OPTION.unpack(receive(self._peer, OPTION.size))
             if magic != OPTION_MAGIC or length > MAX_OPTION:
                 raise ProtocolError(f"option {option} with magic {magic:#x}, {length} bytes")
-            data = _receive(self._peer, length)
+            data = receive(self._peer, length)
             if option == Option.EXPORT_NAME:
                 return self._export_name(data)
             if option == Option.ABORT:
@@ -163,12 +163,13 @@ def _require(condition: bool, text: str) -> None:
         raise ValueError(text)
 
 
-def _receive(peer: socket.socket, length: int) -> bytes:
+def receive(peer: socket.socket, length: int) -> bytes:
+    """So many bytes from the other side; ConnectionResetError where it leaves before."""
     data = bytearray(length)
     view, done = memoryview(data), 0
     while done < length:
         count = peer.recv_into(view[done:])
         if count == 0:
-            raise ConnectionResetError("the client left during the handshake")
+            raise ConnectionResetError("the other side left")
         done += count
     return bytes(data)
